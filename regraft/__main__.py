@@ -1,0 +1,3 @@
+from regraft.cli import main
+
+main(prog_name="regraft")

@@ -1,0 +1,20 @@
+"""The event log: append-only, the only truth about what happened, behind one interface with several backends.
+
+append -> (durable) -> consumers, each of which gets every record of its kinds in the log's order and says with `commit`
+how far its work is done. A consumer that dies goes on from its last commit, so it may see records twice, never not at
+all; `Event.id` tells a repeated event.
+"""
+
+from regraft.errors import ConfigError
+from regraft.eventlog.base import Consumer, EventLog, Record
+from regraft.eventlog.sqlite import SQLiteLog
+
+__all__ = ["Consumer", "EventLog", "Record", "SQLiteLog", "open_log"]
+
+
+def open_log(url: str) -> EventLog:
+    """The log at `url`, created if it is not there. Raises ConfigError for a URL that no backend knows."""
+    scheme, _, path = url.partition(":///")
+    if scheme == "sqlite" and path:
+        return SQLiteLog(path)
+    raise ConfigError(f"no event log backend for {url!r}; use sqlite:///path/to/log.sqlite")

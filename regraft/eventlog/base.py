@@ -1,0 +1,65 @@
+"""What every backend of the event log promises; tests/regraft/test_eventlog.py holds each of them to it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from regraft.events import Event
+
+
+class Record(NamedTuple):
+    """An event where it stands: `offset` rises within a `stream` (the whole log, or one partition of a topic)."""
+
+    stream: str
+    offset: int
+    event: Event
+
+
+class Consumer(Protocol):
+    """One reader's way through the log. Not for several threads at once."""
+
+    def poll(self, limit: int = 1000) -> list[Record]:
+        """The next records, at most `limit`, at once; an empty list when there are none yet."""
+        ...
+
+    def commit(self) -> None:
+        """All that was polled is done with. A consumer without a name has nothing to commit."""
+        ...
+
+    def lag(self) -> int:
+        """How many records of its kinds are still to be polled."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class EventLog(Protocol):
+    """Safe to use from several threads and several processes at once."""
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Durable when it returns; all of `events` or none. An event whose id the log already has is left out.
+
+        Raises LogUnavailable when the log takes no events (a full or failing disk, a lock that is never let go).
+        """
+        ...
+
+    def consumer(
+        self,
+        name: str | None = None,
+        *,
+        kinds: Collection[type[Event]] | None = None,
+        start: Mapping[str, int] | None = None,
+    ) -> Consumer:
+        """A reader of `kinds` (None: all). It goes on after `start` (last offset done, by stream) if given, else after
+        what `name` committed, else from the beginning. Retention waits for every name that ever committed."""
+        ...
+
+    def trim(self, before: datetime) -> int:
+        """Forget events older than `before` that every named consumer has passed; say how many.
+
+        Kinds marked `retained` stay for good."""
+        ...
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        ...

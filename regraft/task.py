@@ -1,0 +1,230 @@
+"""One prediction problem, described by one `task.yaml`: what goes in, what comes out, every choice with its default.
+
+text -> YAML nodes (which know their lines) -> plain values -> Task. Whatever does not fit names the key, the file and
+the line.
+"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from regraft.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Backbone(Section):
+    """The pre-trained network to start from."""
+
+    source: str = Field(description="a local folder (relative to the task file) or a hub id")
+    revision: str | None = Field(None, description="hub revision; None takes the newest and records which it was")
+    accept_licence: str | None = Field(
+        None, description="the licence to accept by name where it is not a permissive one"
+    )
+
+
+class Columns(Section):
+    """Which columns of the data files mean what."""
+
+    input: str = "text"
+    label: str = "label"
+    id: str | None = None
+    group: str | None = Field(None, description="rows of one group never stand in two parts")
+    time: str | None = None
+
+
+class Data(Section):
+    """The labelled data and how it is parted."""
+
+    files: tuple[str, ...] = Field(min_length=1, description="CSV files, relative to the task file")
+    columns: Columns = Columns()
+    validation: Share = 0.15
+    test: Share = 0.15
+    seed: int = 0
+    maximum_bad_rows: Fraction = Field(0.01, description="training stops when more than this share of rows is bad")
+
+
+class Training(Section):
+    """The staged fine-tuning."""
+
+    frozen: Share = Field(0.75, description="share of the backbone's layers that the first stage leaves untouched")
+    epochs: int = Field(4, ge=1, le=50)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(5e-4, gt=0, description="of the head; layers below get less")
+    layer_decay: Share = Field(0.5, description="each layer group's rate is this times the rate of the one above")
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup: Fraction = 0.1
+    validate_every: int = Field(50, ge=1, description="batches between validations")
+    patience: int = Field(4, ge=1, description="validations without improvement before stopping early")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    cache_bytes: int = Field(
+        2 * 1024**3, ge=0, description="above this the frozen prefix's output goes to a memory map"
+    )
+    seed: int = 0
+    bootstrap: int = Field(2000, ge=100, description="resamples behind each 95% interval")
+
+
+class Export(Section):
+    """The ONNX artifacts."""
+
+    features: int = Field(8, ge=2, le=64, description="width of the feature vector that drift is watched on")
+    int8: bool = Field(True, description="try an int8 artifact, kept only if it is as good and does not mix neighbours")
+    tolerance: float = Field(1e-3, gt=0, description="largest difference in probability that counts as the same answer")
+    int8_loss: Fraction = Field(0.005, description="accuracy that int8 may lose")
+    golden: int = Field(16, ge=1)
+
+
+class Serving(Section):
+    """What a request may be, and how requests are batched."""
+
+    max_tokens: int = Field(256, ge=8)
+    max_characters: int = Field(20_000, ge=1)
+    max_body_bytes: int = Field(1_000_000, ge=1_000)
+    max_items: int = Field(256, ge=1, description="inputs in one /predict/batch")
+    max_batch: int = Field(8, ge=1, description="inputs in one run of the network")
+    max_queue: int = Field(2_000, ge=1, description="inputs waiting before requests are refused")
+    sessions: int = Field(2, ge=1, description="ONNX Runtime sessions side by side, one thread each on CPU")
+    timeout_seconds: float = Field(10.0, gt=0)
+
+
+class Audit(Section):
+    """The random sample of predictions that reviewers label, whatever users say of them."""
+
+    rate: Fraction = 0.05
+    experiment_rate: Fraction = Field(0.25, description="while a candidate runs; audited requests are scored by both")
+
+
+class Review(Section):
+    """What else reviewers are shown."""
+
+    low_confidence: Fraction = Field(0.5, description="predictions with less confidence than this are queued")
+    low_confidence_share: Fraction = Field(0.05, description="at most this share of predictions is queued for it")
+
+
+class Drift(Section):
+    """When live inputs, features, predictions or confidence no longer look like the reference."""
+
+    alpha: Share = Field(0.01, description="chance of a false alarm in one check")
+    window: int = Field(1000, ge=50, description="newest predictions compared in one check")
+    minimum: int = Field(200, ge=20)
+    every_seconds: float = Field(3600, gt=0)
+
+
+class Retraining(Section):
+    """When a candidate is trained without anybody asking."""
+
+    drop: Fraction = Field(0.05, description="relative fall of audited accuracy against validation that is acted upon")
+    floor: Fraction = Field(0.9, description="audited accuracy below this share of validation accuracy is an alarm")
+    on_drift: bool = True
+    every: timedelta | None = Field(timedelta(days=30), description="retrain at least this often; null for never")
+    minimum_audits: int = Field(100, ge=1, description="reviewed audits before accuracy counts as known")
+    new_labels: int = Field(500, ge=0, description="reviewed labels to wait for")
+    cool_down: timedelta = timedelta(hours=24)
+    newest_share: Share = Field(0.2, description="share of the newest labels held out to judge the candidate")
+    forgetting: Fraction = Field(0.02, description="accuracy that a candidate may lose on the original test set")
+
+
+class Experiment(Section):
+    """The A/B test of a candidate against production."""
+
+    share: Share = 0.1
+    alpha: Share = Field(
+        0.05, description="chance of promoting a candidate that is not better, however often one looks"
+    )
+    minimum: int = Field(20, ge=1)
+    cap: int = Field(400, ge=1, description="reviewed disagreements after which production stays")
+    automatic: bool = Field(True, description="promote and roll back without a person")
+
+
+class Task(Section):
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")
+    kind: Literal["classification"] = "classification"
+    input: Literal["text"] = "text"
+    labels: tuple[str, ...] = Field(min_length=2, max_length=1000)
+    backbone: Backbone
+    data: Data
+    training: Training = Training()
+    export: Export = Export()
+    serving: Serving = Serving()
+    audit: Audit = Audit()
+    review: Review = Review()
+    drift: Drift = Drift()
+    retraining: Retraining = Retraining()
+    experiment: Experiment = Experiment()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels must differ from each other")
+        if any(not label.strip() for label in self.labels):
+            raise ValueError("a label must not be empty")
+        if self.data.validation + self.data.test >= 1:
+            raise ValueError("data.validation and data.test leave nothing to train on")
+        if self.drift.minimum > self.drift.window:
+            raise ValueError("drift.minimum must not exceed drift.window")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The task that `path` describes, its own paths made absolute. Raises ConfigError with file, line and key."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: is not YAML: {error}") from error
+        if root is None or not isinstance(values, dict):
+            raise ConfigError(f"{path}: line 1: a task file is a mapping of keys to values")
+        try:
+            return cls.model_validate(values)._with_absolute_paths(path.resolve().parent)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(path, root, problem) for problem in error.errors())) from error
+
+    def _with_absolute_paths(self, folder: Path) -> Self:
+        files = tuple(str(folder / file) for file in self.data.files)
+        local = folder / self.backbone.source
+        source = str(local.resolve()) if local.is_dir() else self.backbone.source
+        return self.model_copy(
+            update={
+                "data": self.data.model_copy(update={"files": files}),
+                "backbone": self.backbone.model_copy(update={"source": source}),
+            }
+        )
+
+
+def _explain(path: Path, root: yaml.Node, problem: Any) -> str:
+    keys = [str(key) for key in problem["loc"]]
+    name = ".".join(keys) or "the file"
+    if problem["type"] == "extra_forbidden":
+        message = f"unknown key '{name}'"
+    elif problem["type"] == "missing":
+        message = f"'{name}' is missing"
+    else:
+        message = f"'{name}': {problem['msg'].removeprefix('Value error, ')}"
+    return f"{path}: line {_line(root, keys)}: {message}"
+
+
+def _line(node: yaml.Node, keys: list[str]) -> int:
+    """The line on which the innermost existing key of `keys` stands, from 1."""
+    line = node.start_mark.line + 1
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == key), None)
+            if found is None:
+                return line
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and key.isdigit() and int(key) < len(node.value):
+            node = node.value[int(key)]
+            line = node.start_mark.line + 1
+    return line
