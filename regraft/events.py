@@ -21,7 +21,7 @@ class Arm(StrEnum):
 
 
 class QueueReason(StrEnum):
-    """Why a prediction is shown to a reviewer, in order of precedence: random samples before what somebody pointed at."""
+    """Why a prediction is shown to a reviewer, by precedence: random samples before what somebody pointed at."""
 
     DISAGREEMENT = "disagreement"
     AUDIT = "audit"

@@ -70,7 +70,8 @@ CREATE VIEW flags AS
 CREATE VIEW outcomes AS
     SELECT p.*, coalesce(f.flagged, false) AS flagged, f.happened_at AS flagged_at,
            p.shadow_label IS NOT NULL AND p.shadow_label <> p.label AS disagreement,
-           r.label AS reviewed_label, r.reviewer, r.reason AS review_reason, r.happened_at AS reviewed_at, r.id AS review_id
+           r.label AS reviewed_label, r.reviewer, r.reason AS review_reason, r.happened_at AS reviewed_at,
+           r.id AS review_id
     FROM predictions p LEFT JOIN reviews r ON r.prediction_id = p.id LEFT JOIN flags f ON f.prediction_id = p.id;
 """
 

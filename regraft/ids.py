@@ -6,7 +6,7 @@ import uuid
 
 
 def new_id() -> str:
-    """A fresh UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then 74 random bits; 32 hexadecimal digits."""
+    """A fresh UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, 74 random bits; 32 hexadecimal digits."""
     milliseconds = time.time_ns() // 1_000_000
     random = int.from_bytes(os.urandom(10), "big")
     number = (milliseconds << 80) | (0x7 << 76) | ((random >> 68) << 64) | (0b10 << 62) | (random & ((1 << 62) - 1))

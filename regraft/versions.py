@@ -95,7 +95,7 @@ class VersionStore:
         self._cache = cache or Path(tempfile.gettempdir()) / "regraft-versions"
 
     def publish(self, folder: Path, manifest: Manifest) -> Manifest:
-        """Put the files of `folder`, subfolders too, into the store as `manifest.version`; returns what stands there."""
+        """Put the files of `folder`, subfolders too, into the store as `manifest.version`; returns what is there."""
         if self.exists(manifest.version):
             return self.manifest(manifest.version)
         names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
