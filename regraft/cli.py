@@ -57,7 +57,8 @@ def _missing(name: str, message: str) -> click.Command:
     def fail(**_: object) -> None:
         raise click.ClickException(message)
 
-    return click.Command(name, callback=fail, help=message, context_settings={"ignore_unknown_options": True})
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.Command(name, callback=fail, help=message, context_settings=anything)
 
 
 @click.group(cls=PartsGroup)

@@ -2,12 +2,15 @@
 
 records -> one file a batch -> HISTORY/events/<stream>.<first offset>-<last offset>.parquet -> SQL views. A file appears
 whole or not at all, and the names alone say how far each stream has been recorded: so the recorder's place and its
-output cannot disagree, whenever it is killed. Merging small files writes the larger one first; until the small ones are
-gone their names show that they are covered. Needs the `monitoring` or the `training` extra (duckdb, pyarrow).
+output cannot disagree, whenever it is killed. Merging small files writes the larger one first; the small ones, whose
+names show that they are covered, go a while later, when nobody reads them any more. Needs the `monitoring` or the
+`training` extra (duckdb, pyarrow).
 """
 
+import os
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import duckdb
@@ -52,8 +55,16 @@ SCHEMA = pa.schema(
     }
 )
 
+# Rows that a reader can skip or take together by their times.
+ROW_GROUP = 65_536
+
+# How long files that a merged one covers stay, for queries that began before it was there.
+READ_GRACE = timedelta(minutes=10)
+
+# `records` may hold an event twice (a log that delivers at least once, two recorders); every view on `events` does not.
 # Views over the table `events`. An outcome is a prediction with what became known of it.
 _VIEWS = """
+CREATE VIEW events AS SELECT DISTINCT ON (id) * FROM records;
 CREATE VIEW predictions AS
     SELECT id, happened_at, version, arm, generation, subject, input, label, confidence, probabilities, features,
            audit_probability, shadow_version, shadow_label, shadow_probabilities, latency_ms, metadata, trace_id
@@ -76,6 +87,34 @@ CREATE VIEW outcomes AS
 """
 
 
+# Both versions scored the prediction, whichever of them answered; only what chance drew into the audit is counted.
+_DISAGREEMENTS = """
+WITH drawn AS (
+    SELECT DISTINCT ON (id) id, version, label, shadow_label
+    FROM records
+    WHERE kind = 'prediction_made' AND audit_probability IS NOT NULL AND happened_at >= $since
+      AND (version, shadow_version) IN (($production, $candidate), ($candidate, $production)) AND label <> shadow_label
+), reviewed AS (
+    SELECT prediction_id, arg_max(label, id) AS truth
+    FROM records WHERE kind = 'review_given' AND happened_at >= $since GROUP BY prediction_id
+), sides AS (
+    SELECT truth, CASE WHEN version = $candidate THEN label ELSE shadow_label END AS candidate,
+           CASE WHEN version = $candidate THEN shadow_label ELSE label END AS production
+    FROM drawn JOIN reviewed ON reviewed.prediction_id = drawn.id
+)
+SELECT count_if(truth = candidate), count_if(truth = production), count_if(truth NOT IN (candidate, production))
+FROM sides
+"""
+
+
+class Disagreements(NamedTuple):
+    """Reviewed audits on which two versions differ: only the candidate was right, only production, neither."""
+
+    wins: int
+    losses: int
+    ties: int
+
+
 class Part(NamedTuple):
     """One file: the records of `stream` from `first` to `last`, both included."""
 
@@ -90,6 +129,7 @@ class History:
         self._fs, root = fsspec.core.url_to_fs(url)
         self.root = str(root)
         self._folder = f"{self.root}/events"
+        self._local = isinstance(self._fs, LocalFileSystem)
 
     def write(self, records: Sequence[Record]) -> None:
         """Add `records` (all of one stream, in order, following what is recorded) as one file."""
@@ -107,45 +147,53 @@ class History:
 
     def parts(self) -> list[Part]:
         """The files that count, in order; those that a merged one covers are left out."""
-        if not self._fs.exists(self._folder):
-            return []
-        self._fs.invalidate_cache()
-        found = [_parse(path) for path in self._fs.ls(self._folder, detail=False) if path.endswith(".parquet")]
         parts: list[Part] = []
-        for part in sorted(found, key=lambda p: (p.stream, p.first, -p.last)):
+        for part in sorted(map(_parse, self._files()), key=lambda p: (p.stream, p.first, -p.last)):
             if parts and parts[-1].stream == part.stream and part.last <= parts[-1].last:
                 continue
             parts.append(part)
         return parts
 
-    def merge(self, *, small: int = 50_000, at_least: int = 16) -> int:
-        """Join runs of `at_least` neighbouring files of under `small` offsets into one; say how many files went."""
-        removed = 0
+    def merge(
+        self, *, small: int = 50_000, at_least: int = 16, most: int = 250_000, grace: timedelta = READ_GRACE
+    ) -> int:
+        """Join runs of `at_least` neighbouring files of under `small` offsets into ones of at most about `most`; say
+        how many were joined. They are removed by a later call, `grace` after the file that covers them was written."""
+        joined = 0
         run: list[Part] = []
         for part in [*self.parts(), None]:
             fits = part is not None and part.last - part.first < small
-            if run and (not fits or part is None or part.stream != run[0].stream):
-                removed += self._join(run) if len(run) >= at_least else 0
+            follows = fits and part is not None and run and part.stream == run[0].stream
+            if run and (not follows or part is None or part.last - run[0].first > most):
+                joined += self._join(run) if len(run) >= at_least else 0
                 run = []
             if fits and part is not None:
                 run.append(part)
-        self._remove_covered()
-        return removed
+        self._remove_covered(datetime.now(UTC) - grace)
+        return joined
+
+    def disagreements(self, production: str, candidate: str, since: datetime) -> Disagreements:
+        """How the reviews decide between two versions, on audited predictions since `since` that both have scored."""
+        values = {"production": production, "candidate": candidate, "since": as_utc(since)}
+        with self.connect() as connection:
+            return Disagreements(*connection.execute(_DISAGREEMENTS, values).fetchall()[0])
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A database in memory with `events` (each event once) and the views `predictions`, `feedback`, `reviews`
-        (the newest of each prediction), `flags` and `outcomes`, as of now. Close it after use."""
+        (the newest of each prediction), `flags` and `outcomes`, as of now. Close it after use.
+
+        `records` is what the files hold, an event perhaps twice. To filter it first and then take each id once costs
+        a fraction of filtering `events`, which has to look at every row."""
         connection = duckdb.connect(config={"threads": 1})
-        if not isinstance(self._fs, LocalFileSystem):
+        if not self._local:
             connection.register_filesystem(self._fs)
         paths = [part.path for part in self.parts()]
         if paths:
             listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-            source = f"SELECT DISTINCT ON (id) * FROM read_parquet([{listed}])"  # noqa: S608
-            connection.execute(f"CREATE VIEW events AS {source}")
+            connection.execute(f"CREATE VIEW records AS SELECT * FROM read_parquet([{listed}])")  # noqa: S608
         else:
-            connection.register("no_events", SCHEMA.empty_table())
-            connection.execute("CREATE VIEW events AS SELECT * FROM no_events")
+            connection.register("nothing", SCHEMA.empty_table())
+            connection.execute("CREATE VIEW records AS SELECT * FROM nothing")
         connection.execute(_VIEWS)
         return connection
 
@@ -157,18 +205,43 @@ class History:
         self._put(pa.concat_tables(tables), parts[0].stream, parts[0].first, parts[-1].last)
         return len(parts)
 
-    def _remove_covered(self) -> None:
-        kept = {part.path for part in self.parts()}
-        for path in self._fs.ls(self._folder, detail=False) if self._fs.exists(self._folder) else []:
-            if path not in kept:
+    def _remove_covered(self, before: datetime) -> None:
+        """Remove each file that is covered by one written before `before`."""
+        settled: list[Part] = []
+        kept = set(parts := self.parts())
+        for part in parts:
+            if _aware(self._fs.modified(part.path)) < before:
+                settled.append(part)
+        for path in self._files():
+            part = _parse(path)
+            covered = any(p.stream == part.stream and p.first <= part.first and part.last <= p.last for p in settled)
+            if part not in kept and covered:
                 self._fs.rm_file(path)
+
+    def _files(self) -> list[str]:
+        if not self._fs.exists(self._folder):
+            return []
+        self._fs.invalidate_cache()
+        return [path for path in self._fs.ls(self._folder, detail=False) if path.endswith(".parquet")]
 
     def _put(self, table: pa.Table, stream: str, first: int, last: int) -> None:
         self._fs.makedirs(self._folder, exist_ok=True)
         part = f"{self._folder}/.{uuid.uuid4().hex}.part"
         with self._fs.open(part, "wb") as target:
-            pq.write_table(table, target, compression="zstd")
+            pq.write_table(table, target, compression="zstd", row_group_size=ROW_GROUP)
+            if self._local:
+                target.flush()
+                os.fsync(target.fileno())
         self._fs.mv(part, f"{self._folder}/{stream}.{first:019d}-{last:019d}.parquet")
+
+
+def as_utc(moment: datetime) -> datetime:
+    """As the column `happened_at` holds it: UTC, without saying so."""
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def _aware(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _parse(path: str) -> Part:

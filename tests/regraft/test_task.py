@@ -1,0 +1,86 @@
+"""The task file says what is wrong with it: key, file and line."""
+
+from pathlib import Path
+
+import pytest
+
+from regraft.errors import ConfigError
+from regraft.task import Task
+
+SMALL = """\
+name: reviews
+labels: [bad, good]
+backbone: {source: hub/model}
+data: {files: [data.csv]}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "task.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_a_small_task_gets_every_default(tmp_path: Path) -> None:
+    task = Task.load(write(tmp_path, SMALL))
+    assert task.training.frozen == 0.75
+    assert (task.data.validation, task.data.test) == (0.15, 0.15)
+    assert task.retraining.new_labels == 500
+
+
+def test_paths_are_relative_to_the_task_file(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    task = Task.load(write(tmp_path, SMALL.replace("hub/model", "weights")))
+    assert task.data.files == (str(tmp_path / "data.csv"),)
+    assert task.backbone.source == str(tmp_path / "weights")
+
+
+def test_a_hub_id_stays_a_hub_id(tmp_path: Path) -> None:
+    assert Task.load(write(tmp_path, SMALL)).backbone.source == "hub/model"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        (SMALL + "colour: red\n", 5, "unknown key 'colour'"),
+        (SMALL + "training:\n  epochs: 3\n  speed: fast\n", 7, "unknown key 'training.speed'"),
+        (SMALL + "training:\n  epochs: many\n", 6, "'training.epochs'"),
+        (SMALL + "training: {epochs: 500}\n", 5, "'training.epochs'"),
+        (SMALL + "audit:\n  rate: 1.5\n", 6, "'audit.rate'"),
+        (SMALL.replace("name: reviews", "name: Reviews!"), 1, "'name'"),
+        (SMALL.replace("labels: [bad, good]\n", ""), 1, "'labels' is missing"),
+        (SMALL.replace("[bad, good]", "[bad, bad]"), 1, "labels must differ"),
+        (SMALL.replace("[bad, good]", "[bad, '']"), 1, "a label must not be empty"),
+        (SMALL.replace("[bad, good]", "[bad, 3]"), 2, "'labels.1'"),
+        (SMALL + "drift: {window: 100, minimum: 200}\n", 1, "drift.minimum must not exceed"),
+        (SMALL.replace("{files: [data.csv]}", "{files: [d.csv], validation: 0.5, test: 0.5}"), 1, "nothing to train"),
+        ("- a list\n", 1, "a task file is a mapping"),
+        ("", 1, "a task file is a mapping"),
+    ],
+)
+def test_what_does_not_fit_names_the_key_and_the_line(tmp_path: Path, text: str, line: int, problem: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        Task.load(file)
+    assert f"{file}: line {line}: " in caught.value.message
+    assert problem in caught.value.message
+
+
+def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Task.load(write(tmp_path, SMALL + "one: 1\ntwo: 2\n"))
+    assert "line 5" in caught.value.message
+    assert "line 6" in caught.value.message
+
+
+@pytest.mark.parametrize("content", [b"name: [unclosed", b"\xff\xfe\x00bad", b"a: b: c"])
+def test_what_is_not_yaml_says_so(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "task.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"task\.yaml"):
+        Task.load(file)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Task.load(tmp_path / "none.yaml")
