@@ -61,20 +61,22 @@ ROW_GROUP = 65_536
 # How long files that a merged one covers stay, for queries that began before it was there.
 READ_GRACE = timedelta(minutes=10)
 
-# `records` may hold an event twice (a log that delivers at least once, two recorders); every view on `events` does not.
-# Views over the table `events`. An outcome is a prediction with what became known of it.
+# `records` may hold an event twice (a log that delivers at least once, two recorders at once); the views hold it once.
+# An outcome is a prediction with what became known of it.
 _VIEWS = """
 CREATE VIEW events AS SELECT DISTINCT ON (id) * FROM records;
 CREATE VIEW predictions AS
-    SELECT id, happened_at, version, arm, generation, subject, input, label, confidence, probabilities, features,
-           audit_probability, shadow_version, shadow_label, shadow_probabilities, latency_ms, metadata, trace_id
-    FROM events WHERE kind = 'prediction_made';
+    SELECT DISTINCT ON (id) id, happened_at, version, arm, generation, subject, input, label, confidence, probabilities,
+           features, audit_probability, shadow_version, shadow_label, shadow_probabilities, latency_ms, metadata,
+           trace_id
+    FROM records WHERE kind = 'prediction_made';
 CREATE VIEW feedback AS
-    SELECT id, happened_at, prediction_id, correct, label, comment, subject FROM events WHERE kind = 'feedback_given';
+    SELECT DISTINCT ON (id) id, happened_at, prediction_id, correct, label, comment, subject
+    FROM records WHERE kind = 'feedback_given';
 CREATE VIEW reviews AS
-    SELECT prediction_id, arg_max(id, id) AS id, arg_max(happened_at, id) AS happened_at, arg_max(label, id) AS label,
+    SELECT prediction_id, max(id) AS id, arg_max(happened_at, id) AS happened_at, arg_max(label, id) AS label,
            arg_max(reviewer, id) AS reviewer, arg_max(reason, id) AS reason
-    FROM events WHERE kind = 'review_given' GROUP BY prediction_id;
+    FROM records WHERE kind = 'review_given' GROUP BY prediction_id;
 CREATE VIEW flags AS
     SELECT prediction_id, bool_or(NOT correct) AS flagged, count(*) AS feedbacks, min(happened_at) AS happened_at
     FROM feedback GROUP BY prediction_id;
@@ -85,7 +87,6 @@ CREATE VIEW outcomes AS
            r.id AS review_id
     FROM predictions p LEFT JOIN reviews r ON r.prediction_id = p.id LEFT JOIN flags f ON f.prediction_id = p.id;
 """
-
 
 # Both versions scored the prediction, whichever of them answered; only what chance drew into the audit is counted.
 _DISAGREEMENTS = """
@@ -102,7 +103,8 @@ WITH drawn AS (
            CASE WHEN version = $candidate THEN shadow_label ELSE label END AS production
     FROM drawn JOIN reviewed ON reviewed.prediction_id = drawn.id
 )
-SELECT count_if(truth = candidate), count_if(truth = production), count_if(truth NOT IN (candidate, production))
+SELECT count(*) FILTER (truth = candidate), count(*) FILTER (truth = production),
+       count(*) FILTER (truth NOT IN (candidate, production))
 FROM sides
 """
 
@@ -182,8 +184,8 @@ class History:
         """A database in memory with `events` (each event once) and the views `predictions`, `feedback`, `reviews`
         (the newest of each prediction), `flags` and `outcomes`, as of now. Close it after use.
 
-        `records` is what the files hold, an event perhaps twice. To filter it first and then take each id once costs
-        a fraction of filtering `events`, which has to look at every row."""
+        `records` is what the files hold, an event perhaps twice. Filtering it first and then taking each id once
+        costs a fraction of filtering a view, which has to look at every row."""
         connection = duckdb.connect(config={"threads": 1})
         if not self._local:
             connection.register_filesystem(self._fs)
@@ -207,15 +209,12 @@ class History:
 
     def _remove_covered(self, before: datetime) -> None:
         """Remove each file that is covered by one written before `before`."""
-        settled: list[Part] = []
-        kept = set(parts := self.parts())
-        for part in parts:
-            if _aware(self._fs.modified(part.path)) < before:
-                settled.append(part)
+        parts = self.parts()
+        settled = [part for part in parts if _aware(self._fs.modified(part.path)) < before]
         for path in self._files():
             part = _parse(path)
             covered = any(p.stream == part.stream and p.first <= part.first and part.last <= p.last for p in settled)
-            if part not in kept and covered:
+            if covered and part not in parts:
                 self._fs.rm_file(path)
 
     def _files(self) -> list[str]:
