@@ -1,0 +1,1 @@
+"""Learns: data, fine-tuning, evaluation, export and the verdict on a candidate."""
