@@ -1,0 +1,181 @@
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+import regraft
+from regraft.settings import Settings
+from regraft.task import Task
+
+BASE = Path(__file__).parents[2] / "k8s" / "base"
+BUILDERS = (("kubectl", "kustomize"), ("kustomize", "build"))
+# The oldest release that knows everything the manifests use, and the newest that can be checked against.
+RELEASES = ("1.30", kubernetes_validate.latest_version())
+
+Manifest = dict[str, Any]
+
+
+def built() -> list[Manifest]:
+    """What `kubectl apply -k` would send."""
+    builder = next((builder for builder in BUILDERS if shutil.which(builder[0])), None)
+    if builder is None:
+        pytest.skip("neither kubectl nor kustomize is installed; the manifests are tested as they are listed")
+    done = subprocess.run([*builder, str(BASE)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def listed() -> list[Manifest]:
+    """The same without kustomize: the resources in its list and the ConfigMaps that it would generate."""
+    kustomization = yaml.safe_load((BASE / "kustomization.yaml").read_text())
+    assert set(kustomization) == {"apiVersion", "kind", "resources", "configMapGenerator"}, "this test composes no more"
+    resources = [m for name in kustomization["resources"] for m in yaml.safe_load_all((BASE / name).read_text())]
+    return resources + [_config_map(generator) for generator in kustomization["configMapGenerator"]]
+
+
+def _config_map(generator: dict[str, Any]) -> Manifest:
+    data = {name: (BASE / name).read_text() for name in generator.get("files", [])}
+    for name in generator.get("envs", []):
+        lines = (BASE / name).read_text().splitlines()
+        data |= dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data}
+
+
+@pytest.fixture(scope="module", params=[built, listed], ids=lambda source: source.__name__)
+def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
+    source: list[Manifest] = request.param()
+    return source
+
+
+@pytest.fixture
+def pod(manifests: list[Manifest]) -> Manifest:
+    """The one pod's template."""
+    (deployment,) = of_kind(manifests, "Deployment")
+    template: Manifest = deployment["spec"]["template"]
+    return template
+
+
+@pytest.fixture
+def containers(pod: Manifest) -> dict[str, Manifest]:
+    return {container["name"]: container for container in pod["spec"]["containers"]}
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def config_map(manifests: list[Manifest], prefix: str) -> dict[str, str]:
+    """The data of the ConfigMap of this name, which kustomize has lengthened by a hash."""
+    (found,) = [m["data"] for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"].startswith(prefix)]
+    data: dict[str, str] = found
+    return data
+
+
+def settings_of(manifests: list[Manifest]) -> dict[str, str]:
+    return config_map(manifests, "regraft-settings")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_manifest_is_valid_and_says_nothing_unknown(manifests: list[Manifest], release: str) -> None:
+    for manifest in manifests:
+        kubernetes_validate.validate(manifest, release, strict=True)
+
+
+def test_nothing_is_bound_to_a_namespace(manifests: list[Manifest]) -> None:
+    assert [m["kind"] for m in manifests if "namespace" in m["metadata"]] == []
+
+
+def test_what_is_selected_exists(manifests: list[Manifest], pod: Manifest) -> None:
+    labels = pod["metadata"]["labels"].items()
+    (deployment,) = of_kind(manifests, "Deployment")
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels
+    for service in of_kind(manifests, "Service"):
+        assert service["spec"]["selector"].items() <= labels
+
+
+def test_what_is_mounted_exists(manifests: list[Manifest], pod: Manifest, containers: dict[str, Manifest]) -> None:
+    volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
+    mounted = {mount["name"] for container in containers.values() for mount in container["volumeMounts"]}
+    assert mounted == set(volumes)
+    claims = {claim["metadata"]["name"] for claim in of_kind(manifests, "PersistentVolumeClaim")}
+    assert {v["persistentVolumeClaim"]["claimName"] for v in volumes.values() if "persistentVolumeClaim" in v} == claims
+    maps = {found["metadata"]["name"] for found in of_kind(manifests, "ConfigMap")}
+    used = {v["configMap"]["name"] for v in volumes.values() if "configMap" in v}
+    used |= {source["configMapRef"]["name"] for c in containers.values() for source in c["envFrom"]}
+    assert used == maps
+
+
+def test_ports_lead_where_the_settings_say(manifests: list[Manifest], containers: dict[str, Manifest]) -> None:
+    ports = {port["name"]: port["containerPort"] for c in containers.values() for port in c.get("ports", [])}
+    settings = settings_of(manifests)
+    assert ports == {"http": int(settings["REGRAFT_PORT"]), "monitor": int(settings["REGRAFT_MONITOR_PORT"])}
+    for service in of_kind(manifests, "Service"):
+        (port,) = service["spec"]["ports"]
+        scraped = service["metadata"]["annotations"]["prometheus.io/port"]
+        assert ports[port["targetPort"]] == int(scraped)
+    for container in containers.values():
+        own = {port["name"] for port in container.get("ports", [])}
+        assert {container[p]["httpGet"]["port"] for p in container if p.endswith("Probe")} <= own
+
+
+def test_the_settings_are_real_and_can_be_read(manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = settings_of(manifests)
+    assert {name.removeprefix("REGRAFT_").lower() for name in given} <= set(Settings.model_fields)
+    for name, value in given.items():
+        assert name.startswith("REGRAFT_")
+        monkeypatch.setenv(name, value)
+    settings = Settings.read()
+    assert settings.as_environment().items() >= given.items()
+
+
+def test_no_service_can_pass_for_a_setting(pod: Manifest) -> None:
+    assert pod["spec"]["enableServiceLinks"] is False
+
+
+def test_everything_lies_where_it_is_mounted(manifests: list[Manifest], containers: dict[str, Manifest]) -> None:
+    settings = settings_of(manifests)
+    for container in containers.values():
+        paths = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert paths[settings["REGRAFT_HOME"]] == "home"
+        assert paths[str(Path(settings["REGRAFT_TASK"]).parent)] == "task"
+        for variable in container["env"]:
+            if variable["value"].startswith("/"):
+                assert any(Path(variable["value"]).is_relative_to(path) for path in paths)
+
+
+def test_the_placeholder_is_a_task(manifests: list[Manifest], tmp_path: Path) -> None:
+    data = config_map(manifests, "regraft-task")
+    (tmp_path / "task.yaml").write_text(data["task.yaml"])
+    task = Task.load(tmp_path / "task.yaml")
+    home = settings_of(manifests)["REGRAFT_HOME"]
+    assert all(Path(file).is_relative_to(home) for file in task.data.files)
+
+
+def test_one_pod_at_a_time_holds_the_log(manifests: list[Manifest]) -> None:
+    (deployment,) = of_kind(manifests, "Deployment")
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    (claim,) = of_kind(manifests, "PersistentVolumeClaim")
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+def test_containers_may_do_no_more_than_they_need(pod: Manifest, containers: dict[str, Manifest]) -> None:
+    assert set(containers) == {"service", "monitor", "worker"}
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    for container in containers.values():
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+        assert "memory" in container["resources"]["limits"]
+
+
+def test_images_are_those_of_this_release(containers: dict[str, Manifest]) -> None:
+    tags = {container["image"].partition(":")[2] for container in containers.values()}
+    assert tags == {regraft.__version__}
