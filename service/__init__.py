@@ -1,0 +1,1 @@
+"""Answers: routes each request to an arm, batches it through ONNX Runtime, logs the prediction and takes feedback."""

@@ -1,0 +1,49 @@
+"""What a user says of a prediction: checked against the task, then logged. It knows no transport.
+
+The rule for prediction ids: any well-formed id that is not from the future is taken, and joined to its prediction
+later, by whoever reads the log. The service does not look the prediction up, since retention may have trimmed it from
+the log, or another server may have made it.
+"""
+
+import time
+import uuid
+
+from regraft.errors import InvalidInput, LogUnavailable
+from regraft.events import FeedbackGiven
+from regraft.task import Task
+from service.journal import Journal
+from service.metrics import Metrics
+
+CLOCK_SKEW_SECONDS = 60.0  # how far ahead the clock of the server that made the prediction may be
+
+
+class FeedbackBox:
+    def __init__(self, task: Task, journal: Journal, metrics: Metrics) -> None:
+        self._labels = frozenset(task.labels)
+        self._journal = journal
+        self._metrics = metrics
+
+    async def give(self, feedback: FeedbackGiven) -> FeedbackGiven:
+        """The feedback as it was logged. Raises InvalidInput, or LogUnavailable: no thanks for what is lost."""
+        feedback = feedback.model_copy(update={"prediction_id": _normal_id(feedback.prediction_id)})
+        if feedback.label is not None and feedback.label not in self._labels:
+            raise InvalidInput(f"label: {feedback.label!r} is none of the task's labels", labels=sorted(self._labels))
+        if feedback.label is not None and feedback.correct:
+            raise InvalidInput("label: says what would have been right, so it does not go with correct: true")
+        if not await self._journal.append([feedback]):
+            raise LogUnavailable("the feedback could not be logged; please send it again")
+        self._metrics.feedback.labels(str(feedback.correct).lower()).inc()
+        return feedback
+
+
+def _normal_id(text: str) -> str:
+    """The 32 hexadecimal digits of a UUID of version 7, hyphens and upper case taken out."""
+    try:
+        number = uuid.UUID(text)
+    except ValueError as error:
+        raise InvalidInput("prediction_id: is no id of a prediction") from error
+    if number.version != 7:
+        raise InvalidInput("prediction_id: is no id of a prediction")
+    if (number.int >> 80) / 1000 > time.time() + CLOCK_SKEW_SECONDS:
+        raise InvalidInput("prediction_id: is from the future")
+    return number.hex

@@ -1,0 +1,151 @@
+"""Keeps the service on the current release: new versions are loaded beside the running ones, then swapped in at once.
+
+log -> release -> versions loaded, checked, warmed (in a thread) -> one new `Serving` in place of the old. A request
+holds the `Serving` it began with until its end, so none can tell that a swap happened.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from regraft.errors import LogUnavailable, NotReady, VersionRefused
+from regraft.eventlog import EventLog
+from regraft.events import Arm
+from regraft.releases import Release, ReleaseFollower
+from service.metrics import Metrics
+from service.models import Model
+from service.router import assign
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0  # before what could not be fetched is tried again
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What answers now. Never changed, only replaced."""
+
+    release: Release
+    production: Model
+    candidate: Model | None
+
+    def arm_for(self, subject: str) -> Arm:
+        if self.candidate is None:
+            return Arm.PRODUCTION
+        return assign(subject, experiment=self.candidate.version, share=self.release.share)
+
+    def model(self, arm: Arm) -> Model:
+        return self.candidate if arm is Arm.CANDIDATE and self.candidate else self.production
+
+    def other(self, arm: Arm) -> Model | None:
+        """The model that did not answer, while there are two."""
+        return self.candidate if arm is Arm.PRODUCTION else self.production
+
+
+class Following:
+    def __init__(self, log: EventLog, load: Callable[[str], Model], metrics: Metrics, *, poll_seconds: float) -> None:
+        self._follower = ReleaseFollower(log)
+        self._load = load
+        self._metrics = metrics
+        self._poll_seconds = poll_seconds
+        self._serving: Serving | None = None
+        self._models: dict[str, Model] = {}
+        self._refused: dict[str, str] = {}
+        self._settled = Release()
+        self._failed: Release | None = None
+        self._retry_at = 0.0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="releases")
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self._serving is not None
+
+    @property
+    def serving(self) -> Serving:
+        """Raises NotReady until a production version is loaded."""
+        if self._serving is None:
+            raise NotReady("no version is in production yet, or it is still loading")
+        return self._serving
+
+    @property
+    def release(self) -> Release:
+        """The newest release that the log knows of, served already or not."""
+        return self._follower.release
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Versions of the current release that must not serve, and why."""
+        return dict(self._refused)
+
+    @property
+    def loaded(self) -> list[str]:
+        return sorted(self._models)
+
+    async def start(self) -> None:
+        """Looks once before it returns, so that a worker takes no requests before it has loaded what there is."""
+        await self.refresh()
+        self._task = asyncio.create_task(self._poll())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._thread.shutdown()
+
+    async def refresh(self) -> None:
+        """Takes over the newest release, if it is new and its versions may serve."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._step)
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_seconds)
+            await self.refresh()
+
+    def _step(self) -> None:
+        try:
+            release = self._follower.refresh()
+        except LogUnavailable as error:
+            logger.warning("the release cannot be read, the one being served stays: %s", error.message)
+            return
+        if release is self._settled or release.production is None:
+            return
+        if release is self._failed and time.monotonic() < self._retry_at:
+            return
+        try:
+            self._take_over(release, release.production)
+        except Exception:
+            logger.exception("generation %d cannot be loaded yet", release.generation)
+            self._metrics.swaps.labels("failed").inc()
+            self._failed, self._retry_at = release, time.monotonic() + RETRY_SECONDS
+
+    def _take_over(self, release: Release, production: str) -> None:
+        self._refused = {}
+        new = {version: self._model(version) for version in release.versions}
+        self._settled = release
+        if self._refused:
+            self._metrics.swaps.labels("refused").inc()
+        model = new[production]
+        if model is None:
+            return
+        candidate = new.get(release.candidate) if release.candidate else None
+        self._serving = Serving(release, model, candidate)
+        kept = {release.production, release.candidate, release.previous}  # the way back must not cost a load
+        self._models = {version: one for version, one in self._models.items() if version in kept}
+        self._metrics.swaps.labels("taken").inc()
+        self._metrics.generation.set(release.generation)
+        self._metrics.candidate_share.set(release.share if candidate else 0.0)
+        logger.info("serving generation %d: %s", release.generation, release)
+
+    def _model(self, version: str) -> Model | None:
+        if version not in self._models:
+            try:
+                self._models[version] = self._load(version)
+            except VersionRefused as error:
+                logger.error("refused: %s", error.message)  # noqa: TRY400
+                self._refused[version] = error.message
+                return None
+        return self._models[version]

@@ -1,0 +1,125 @@
+"""How HTTP is spoken: bodies are read within their limit, and every error leaves as the same JSON.
+
+bytes off the wire -> (type, size) -> handler -> bytes. FastAPI documents the routes; its machinery for reading and
+writing them is left out, since it would cost more than the rest of a request.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from regraft.errors import MalformedRequest, Overloaded, PayloadTooLarge, RegraftError, UnsupportedMediaType
+from regraft.ids import new_id
+from service.metrics import Metrics
+from service.schemas import ErrorAnswer
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = "1"
+
+_MEANINGS = {
+    400: "not JSON, or not UTF-8",
+    413: "the body, or the number of inputs, is above its limit",
+    415: "the body is not declared as application/json",
+    422: "a field is missing, unknown, or says what it cannot say; the sentence names it",
+    503: "not ready, overloaded, or the event log takes no events; try again",
+    504: "no answer within the time limit",
+}
+
+
+class DirectRoute(APIRoute):
+    """A route whose handler takes the request and returns the response, with nothing in between but the errors."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler: Callable[[Request], Awaitable[Response]] = self.endpoint
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except Exception as error:  # noqa: BLE001
+                return answer_error(request, error)
+
+        return handle
+
+
+def json_response(answer: BaseModel, status: int = 200) -> Response:
+    return Response(answer.model_dump_json(), status, media_type="application/json")
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Raises UnsupportedMediaType, PayloadTooLarge as soon as more than `limit` bytes are announced or have come."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise UnsupportedMediaType(f"the body should be application/json, not {kind or 'of no declared type'}")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("the body should not be compressed")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+    except ClientDisconnect as error:
+        raise MalformedRequest("the connection ended before the body did") from error
+    return bytes(body)
+
+
+def answer_error(request: Request, error: Exception) -> Response:
+    """The one place where errors become answers. What is not known to be safe to show is shown as an id alone."""
+    headers = {}
+    if isinstance(error, RegraftError):
+        status, body = error.status, error.as_json()
+        if isinstance(error, Overloaded):
+            headers["Retry-After"] = RETRY_AFTER_SECONDS
+        if isinstance(error, PayloadTooLarge):
+            headers["Connection"] = "close"  # the rest of the body is not read
+    elif isinstance(error, HTTPException):
+        status, body = error.status_code, _problem(HTTPStatus(error.status_code).name.lower(), str(error.detail))
+        headers |= error.headers or {}
+    else:
+        id_ = new_id()
+        logger.error("internal error %s in %s %s", id_, request.method, request.url.path, exc_info=error)
+        status, body = 500, _problem("internal", "something went wrong here; the log has it under this id", id=id_)
+    metrics: Metrics = request.app.state.metrics
+    metrics.errors.labels(body["error"]["code"]).inc()
+    return Response(to_json(body), status, headers, "application/json")
+
+
+def documented_body(kind: type[BaseModel]) -> dict[str, Any]:
+    """For `openapi_extra`: the route reads this body, though FastAPI does not."""
+    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def documented_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    """Every error that does not come out of a handler (no such path, method not allowed) looks like the others."""
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        return answer_error(request, error)
+
+    app.add_exception_handler(HTTPException, on_error)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body has more than {limit} bytes", limit=limit)
+
+
+def _problem(code: str, message: str, **details: str) -> dict[str, Any]:
+    problem = RegraftError(message, **details).as_json()
+    problem["error"]["code"] = code
+    return problem

@@ -1,0 +1,95 @@
+"""The event log, as the event loop sees it: those who wait at the same time are committed together.
+
+append -> waiting -> (the writer is free: all that waits) -> one transaction in the writer's thread -> everybody knows.
+
+When the log takes no events, a prediction is answered all the same and says so (`logged: false`): its event is dropped,
+not kept in memory, since whatever is only in memory is lost with the process anyway. The next event is tried afresh.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from regraft.errors import LogUnavailable
+from regraft.eventlog import EventLog
+from regraft.events import Event
+
+logger = logging.getLogger(__name__)
+
+LARGEST_COMMIT = 1_000  # events in one transaction, so that the first of many need not wait for the last
+QUIET_SECONDS = 10.0  # between two lines in the log that say the same
+
+
+class _Entry(NamedTuple):
+    events: Sequence[Event]
+    logged: asyncio.Future[bool]
+
+
+class Journal:
+    """For one event loop."""
+
+    def __init__(self, log: EventLog, *, patience_seconds: float = 2.0, max_waiting: int = 10_000) -> None:
+        """`patience_seconds`: how long an answer waits for its commit; `max_waiting`: entries that may wait."""
+        self._log = log
+        self._patience = patience_seconds
+        self._max_waiting = max_waiting
+        self._waiting: list[_Entry] = []
+        self._writing: asyncio.Task[None] | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._complained = -QUIET_SECONDS
+
+    async def append(self, events: Sequence[Event]) -> bool:
+        """Whether `events` are known to be durable. False: they are lost, or the log was too slow to say."""
+        if len(self._waiting) >= self._max_waiting:
+            return False
+        entry = _Entry(events, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+        try:
+            async with asyncio.timeout(self._patience):
+                return await entry.logged
+        except TimeoutError:
+            return False
+
+    async def close(self) -> None:
+        """Whatever waits is written first."""
+        if self._writing is not None:
+            await self._writing
+        self._writer.shutdown()
+
+    async def _write(self) -> None:
+        """Until nothing waits any more."""
+        try:
+            while self._waiting:
+                entries = self._next_commit()
+                logged = await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, entries)
+                for entry in entries:
+                    if not entry.logged.done():
+                        entry.logged.set_result(logged)
+        finally:
+            self._writing = None
+
+    def _next_commit(self) -> list[_Entry]:
+        size = count = 0
+        while count < len(self._waiting) and (count == 0 or size + len(self._waiting[count].events) <= LARGEST_COMMIT):
+            size += len(self._waiting[count].events)
+            count += 1
+        entries, self._waiting = self._waiting[:count], self._waiting[count:]
+        return entries
+
+    def _commit(self, entries: Sequence[_Entry]) -> bool:
+        try:
+            self._log.append([event for entry in entries for event in entry.events])
+        except LogUnavailable as error:
+            if time.monotonic() - self._complained > QUIET_SECONDS:
+                logger.error("%s; predictions are answered without being logged", error.message)  # noqa: TRY400
+                self._complained = time.monotonic()
+            return False
+        except Exception:
+            logger.exception("a defect keeps events from being logged")
+            return False
+        return True

@@ -1,0 +1,77 @@
+"""What Prometheus may know of the service, right with several worker processes.
+
+Made inside the service object: the directory that the processes share is set by then, and not yet at import.
+"""
+
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.predictions = self._counter(
+            "regraft_predictions_total", "Predictions answered.", "version", "arm", "label"
+        )
+        self.confidence = self._histogram(
+            "regraft_prediction_confidence", "Probability of the label answered.", _CONFIDENCES, "version", "arm"
+        )
+        self.request_seconds = self._histogram(
+            "regraft_request_seconds", "From request to answer, logging included.", _SECONDS, "version", "arm"
+        )
+        self.queue_seconds = self._histogram(
+            "regraft_queue_seconds", "How long an input waited for a session.", _SECONDS, "version", "arm"
+        )
+        self.inference_seconds = self._histogram(
+            "regraft_inference_seconds", "One run of the network over a batch.", _SECONDS, "version"
+        )
+        self.batch_size = self._histogram("regraft_batch_size", "Inputs in one run.", _SIZES, "version")
+        self.errors = self._counter("regraft_errors_total", "Requests answered with an error, by its code.", "code")
+        self.feedback = self._counter("regraft_feedback_total", "Feedback taken.", "correct")
+        self.unlogged = self._counter(
+            "regraft_unlogged_predictions_total", "Predictions answered though the event log did not take them."
+        )
+        # The lowest of the live workers: a release has arrived when it has arrived everywhere.
+        self.generation = self._gauge("regraft_release_generation", "Generation of the release being served.")
+        self.candidate_share = self._gauge("regraft_candidate_share", "Share of the subjects the candidate answers.")
+        self.swaps = self._counter("regraft_swaps_total", "Releases taken over, or not, by each worker.", "outcome")
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads; of all worker processes where there are several."""
+        folder = os.environ.get(SHARED_FOLDER)
+        if folder is None:
+            return generate_latest(self._registry)
+        _forget_dead_workers(Path(folder))
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(name, about, labels, registry=self._registry)
+
+    def _histogram(self, name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, about, labels, buckets=buckets, registry=self._registry)
+
+    def _gauge(self, name: str, about: str) -> Gauge:
+        return Gauge(name, about, multiprocess_mode="livemin", registry=self._registry)
+
+
+def _forget_dead_workers(folder: Path) -> None:
+    """A killed worker leaves its gauges behind, which would hold the minimum down. Its counters still count."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            multiprocess.mark_process_dead(pid, path=str(folder))  # type: ignore[no-untyped-call]
+        except PermissionError:
+            pass

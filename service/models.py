@@ -1,0 +1,148 @@
+"""A version, loaded: fetched, checked, warmed and ready to answer, or refused with the reason.
+
+store -> files (against their hashes) -> preprocessor and session (against manifest, task and provider) -> golden
+examples replayed -> warm runs -> Model. So a version that answers differently from what was measured never serves.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime
+
+from regraft.errors import InvalidInput, RegraftError, VersionRefused
+from regraft.preprocessing import Encoding, TextPreprocessor
+from regraft.task import Task
+from regraft.versions import Manifest, VersionStore, read_golden
+from service.batching import Batcher, BatchRun, Outputs, Score
+
+OUTPUTS = ("probabilities", "features")
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+INLINE_CHARACTERS = 10_000  # tokenised on the event loop, in under a millisecond; more goes to a thread
+
+
+class Network:
+    """The ONNX graph with its preprocessing. Several threads may run it at once: they share one copy of the weights."""
+
+    def __init__(self, folder: Path, manifest: Manifest, provider: Literal["cpu", "cuda"]) -> None:
+        """Raises VersionRefused where the provider is not the one asked for; ONNX Runtime itself only falls back."""
+        artifact = manifest.artifacts[manifest.serve_gpu if provider == "cuda" else manifest.serve_cpu]
+        self.preprocessor = TextPreprocessor.load(folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # parallel are the runs, not the work within one
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong arrives as an exception
+        if provider == "cuda":
+            onnxruntime.preload_dlls()
+        self._session = onnxruntime.InferenceSession(
+            str(folder / artifact.file), options, providers=[PROVIDERS[provider]]
+        )
+        got = self._session.get_providers()
+        if PROVIDERS[provider] not in got:
+            raise VersionRefused(f"asked for {PROVIDERS[provider]}, got {', '.join(got)}")
+
+    def run(self, encodings: Sequence[Encoding]) -> Outputs:
+        return Outputs(*self._session.run(OUTPUTS, self.preprocessor.collate(encodings)))
+
+
+class Model:
+    """One version that answers. Its threads and its memory go when nothing refers to it any more."""
+
+    def __init__(self, manifest: Manifest, network: Network, batcher: Batcher) -> None:
+        self.version = manifest.version
+        self.labels = manifest.labels
+        self._preprocessor = network.preprocessor
+        self._batcher = batcher
+
+    async def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """Raises InvalidInput that names the text at fault."""
+        try:
+            if sum(map(len, texts)) <= INLINE_CHARACTERS:
+                return self._preprocessor.encode(texts)
+            return await asyncio.to_thread(self._preprocessor.encode, texts)
+        except InvalidInput:
+            self._explain(texts)
+            raise
+
+    async def score(self, encodings: Sequence[Encoding]) -> list[Score]:
+        """Raises Overloaded, or what ONNX Runtime raised."""
+        return await self._batcher.score(encodings)
+
+    def _explain(self, texts: Sequence[str]) -> None:
+        for index, text in enumerate(texts):
+            try:
+                self._preprocessor.check(text)
+            except InvalidInput as error:
+                name = "input" if len(texts) == 1 else f"inputs[{index}]"
+                raise InvalidInput(f"{name}: {error.message}", index=index) from error
+
+
+def load(
+    store: VersionStore,
+    version: str,
+    *,
+    task: Task,
+    provider: Literal["cpu", "cuda"],
+    on_batch: Callable[[str, BatchRun], None],
+) -> Model:
+    """Raises VersionRefused for a version that must not serve; whatever the store raises when it cannot be reached."""
+    folder = store.fetch(version)
+    manifest = store.manifest(version)
+    try:
+        _check_task(manifest, task)
+        network = Network(folder, manifest, provider)
+        _check_network(network, manifest, folder)
+        _warm_up(network, task.serving.max_batch, manifest)
+    except RegraftError as error:
+        raise VersionRefused(f"version {version}: {error.message}", version=version) from error
+    except Exception as error:
+        raise VersionRefused(f"version {version} cannot be loaded: {error}", version=version) from error
+    batcher = Batcher(
+        network.run,
+        sessions=task.serving.sessions,
+        max_batch=task.serving.max_batch,
+        max_queue=task.serving.max_queue,
+        on_batch=lambda run: on_batch(version, run),
+    )
+    return Model(manifest, network, batcher)
+
+
+def _check_task(manifest: Manifest, task: Task) -> None:
+    if manifest.task != task.name:
+        raise VersionRefused(f"was trained for task {manifest.task!r}, this is {task.name!r}")
+    if manifest.labels != task.labels:
+        raise VersionRefused(f"answers with labels {list(manifest.labels)}, the task has {list(task.labels)}")
+
+
+def _check_network(network: Network, manifest: Manifest, folder: Path) -> None:
+    """Replays the golden examples: the same tensors to the bit, the same probabilities within the tolerance."""
+    if network.preprocessor.sha256 != manifest.preprocessing_sha256:
+        raise VersionRefused("its preprocessing is not the one in its manifest")
+    examples = read_golden(folder)
+    if not examples:
+        raise VersionRefused("has no golden examples")
+    for number, example in enumerate(examples):
+        _replay(network, manifest, number, example)
+
+
+def _replay(network: Network, manifest: Manifest, number: int, example: dict[str, Any]) -> None:
+    encodings = network.preprocessor.encode([example["input"]])
+    tensors = network.preprocessor.collate(encodings)
+    for name, expected in example["tensors"].items():
+        if not np.array_equal(np.atleast_2d(expected), tensors[name]):
+            raise VersionRefused(f"golden example {number} is preprocessed to other {name}")
+    outputs = network.run(encodings)
+    difference = float(np.abs(outputs.probabilities[0] - np.asarray(example["probabilities"])).max())
+    if not difference <= manifest.tolerance:  # not a number is no reproduction either
+        raise VersionRefused(f"golden example {number} is answered with a difference of {difference:.2g}")
+    if outputs.features.shape != (1, manifest.features):
+        raise VersionRefused(f"gives {outputs.features.shape[1]} features, its manifest says {manifest.features}")
+
+
+def _warm_up(network: Network, max_batch: int, manifest: Manifest) -> None:
+    """ONNX Runtime plans its memory at the first run of a shape; the first callers should not wait for that."""
+    (encoding,) = network.preprocessor.encode([" ".join(manifest.labels)])
+    for size in {1, max_batch}:
+        network.run([encoding] * size)

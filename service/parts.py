@@ -1,0 +1,61 @@
+"""What a worker process is made of, put together once from the settings, for every transport to use."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from regraft.eventlog import EventLog, open_log
+from regraft.settings import Settings
+from regraft.task import Task
+from regraft.versions import VersionStore
+from service.batching import BatchRun
+from service.feedback import FeedbackBox
+from service.following import Following
+from service.journal import Journal
+from service.metrics import Metrics
+from service.models import load
+from service.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Parts:
+    task: Task
+    log: EventLog
+    metrics: Metrics
+    following: Following
+    journal: Journal
+    predictor: Predictor
+    feedback: FeedbackBox
+
+    @classmethod
+    def assemble(cls, settings: Settings) -> "Parts":
+        """Raises ConfigError, or LogUnavailable."""
+        task = Task.load(settings.task)
+        log = open_log(settings.log)
+        metrics = Metrics()
+        store = VersionStore(settings.versions, settings.home.resolve() / "cache")
+        loading = partial(load, store, task=task, provider=settings.provider, on_batch=partial(_observe, metrics))
+        following = Following(log, loading, metrics, poll_seconds=settings.poll_seconds)
+        journal = Journal(log)
+        return cls(
+            task=task,
+            log=log,
+            metrics=metrics,
+            following=following,
+            journal=journal,
+            predictor=Predictor(task, following, journal, metrics),
+            feedback=FeedbackBox(task, journal, metrics),
+        )
+
+    async def start(self) -> None:
+        await self.following.start()
+
+    async def close(self) -> None:
+        """For when no request is left: what waits for the log is written, then the log is closed."""
+        await self.following.close()
+        await self.journal.close()
+        self.log.close()
+
+
+def _observe(metrics: Metrics, version: str, run: BatchRun) -> None:
+    metrics.inference_seconds.labels(version).observe(run.seconds)
+    metrics.batch_size.labels(version).observe(run.size)

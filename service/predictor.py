@@ -1,0 +1,142 @@
+"""The request path, in one method; it knows no transport. HTTP, gRPC and whatever comes translate to it.
+
+request -> arm -> token ids -> batch -> scores (and, for the audited, the other arm's) -> event log -> answer
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from regraft.errors import DeadlineExceeded
+from regraft.events import PredictionMade, Shadow
+from regraft.ids import new_id
+from regraft.task import Task
+from service.batching import Score
+from service.following import Following
+from service.journal import Journal
+from service.metrics import Metrics
+from service.models import Model
+from service.router import audited
+
+logger = logging.getLogger(__name__)
+
+SHADOW_PATIENCE_SECONDS = 0.5  # how much longer than its own scores an audited request waits for the other arm's
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """`subject` is who the request is about: it decides on the arm. Without one, chance does."""
+
+    inputs: Sequence[str]
+    subject: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    trace_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The predictions, in the order of the inputs, and whether they are in the event log."""
+
+    predictions: Sequence[PredictionMade]
+    labels: Sequence[str]
+    logged: bool
+
+
+class Predictor:
+    def __init__(self, task: Task, following: Following, journal: Journal, metrics: Metrics) -> None:
+        self._timeout = task.serving.timeout_seconds
+        self._audit = task.audit
+        self._following = following
+        self._journal = journal
+        self._metrics = metrics
+
+    async def predict(self, request: PredictRequest) -> Answer:
+        """Raises NotReady, InvalidInput, Overloaded, DeadlineExceeded, or what the network raised."""
+        started = time.perf_counter()
+        serving = self._following.serving
+        ids = [new_id() for _ in request.inputs]
+        arm = serving.arm_for(request.subject or ids[0])
+        model, other = serving.model(arm), serving.other(arm)
+        rate = self._audit.experiment_rate if other else self._audit.rate
+        drawn = [index for index, one in enumerate(ids) if audited(one, rate)]
+        try:
+            async with asyncio.timeout(self._timeout):
+                encodings = await model.encode(request.inputs)
+                shadowing = _start_shadowing(other, [request.inputs[index] for index in drawn])
+                try:
+                    scores = await model.score(encodings)
+                    latency = time.perf_counter() - started
+                    shadows = dict(zip(drawn, await _shadows(shadowing, len(drawn)), strict=True))
+                finally:
+                    if shadowing:
+                        shadowing.cancel()
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no answer within {self._timeout:g} seconds") from error
+        predictions = [
+            PredictionMade(
+                id=ids[index],
+                version=model.version,
+                arm=arm,
+                generation=serving.release.generation,
+                subject=request.subject,
+                input=request.inputs[index],
+                label=_label(model, score),
+                confidence=max(score.probabilities),
+                probabilities=tuple(score.probabilities),
+                features=tuple(score.features),
+                audit_probability=rate if index in shadows else None,
+                shadow=shadows.get(index),
+                latency_ms=latency * 1000,
+                metadata=request.metadata,
+                trace_id=request.trace_id,
+            )
+            for index, score in enumerate(scores)
+        ]
+        logged = await self._journal.append(predictions)
+        self._observe(predictions, scores, logged, time.perf_counter() - started)
+        return Answer(predictions, model.labels, logged)
+
+    def _observe(
+        self, predictions: Sequence[PredictionMade], scores: Sequence[Score], logged: bool, seconds: float
+    ) -> None:
+        version, arm = predictions[0].version, predictions[0].arm
+        confidence = self._metrics.confidence.labels(version, arm)
+        queue_seconds = self._metrics.queue_seconds.labels(version, arm)
+        for prediction, score in zip(predictions, scores, strict=True):
+            self._metrics.predictions.labels(version, arm, prediction.label).inc()
+            confidence.observe(prediction.confidence)
+            queue_seconds.observe(score.queue_seconds)
+        self._metrics.request_seconds.labels(version, arm).observe(seconds)
+        if not logged:
+            self._metrics.unlogged.inc(len(predictions))
+
+
+def _start_shadowing(other: Model | None, inputs: Sequence[str]) -> asyncio.Task[list[Shadow]] | None:
+    return asyncio.create_task(_shadow(other, inputs)) if other and inputs else None
+
+
+async def _shadow(model: Model, inputs: Sequence[str]) -> list[Shadow]:
+    scores = await model.score(await model.encode(inputs))
+    return [
+        Shadow(version=model.version, label=_label(model, score), probabilities=tuple(score.probabilities))
+        for score in scores
+    ]
+
+
+async def _shadows(shadowing: asyncio.Task[list[Shadow]] | None, size: int) -> Sequence[Shadow | None]:
+    """One for each audited input; None where there is no other arm, or it is slow or fails: the caller must not tell."""
+    if shadowing is None:
+        return [None] * size
+    await asyncio.wait([shadowing], timeout=SHADOW_PATIENCE_SECONDS)
+    if shadowing.done() and not shadowing.exception():
+        return shadowing.result()
+    logger.warning(
+        "audited predictions go without the other arm's answer: %s", "it failed" if shadowing.done() else "slow"
+    )
+    return [None] * size
+
+
+def _label(model: Model, score: Score) -> str:
+    return model.labels[score.probabilities.index(max(score.probabilities))]

@@ -1,0 +1,168 @@
+"""The HTTP interface: each handler reads a body, calls the core and writes the answer."""
+
+from fastapi import FastAPI, Request, Response
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
+
+from regraft.errors import NotFound, PayloadTooLarge
+from regraft.events import FeedbackGiven, PredictionMade
+from regraft.releases import Release
+from service import metrics
+from service.http import (
+    DirectRoute,
+    answer_error,
+    documented_body,
+    documented_errors,
+    install,
+    json_response,
+    read_body,
+)
+from service.parts import Parts
+from service.predictor import Answer, PredictRequest
+from service.schemas import (
+    BatchAnswer,
+    FeedbackAnswer,
+    FeedbackBody,
+    PredictBatchBody,
+    PredictBody,
+    PredictionAnswer,
+    ReleaseAnswer,
+    ServedRelease,
+    parse,
+)
+from service.trace import trace_id
+
+# BentoML's own pages, which it routes after what is mounted.
+_PAGES = ("/", "/docs.json", "/static_content", "/assets")
+
+
+def build() -> FastAPI:
+    """The application; it answers once `app.state.parts` is set."""
+    app = FastAPI(title="Regraft", openapi_url=None)
+    app.router.route_class = DirectRoute
+    install(app)
+    app.post(
+        "/predict",
+        summary="Label one text",
+        response_model=PredictionAnswer,
+        openapi_extra=documented_body(PredictBody),
+        responses=documented_errors(400, 413, 415, 422, 503, 504),
+    )(predict)
+    app.post(
+        "/predict/batch",
+        summary="Label several texts, or none if one of them is no valid input",
+        response_model=BatchAnswer,
+        openapi_extra=documented_body(PredictBatchBody),
+        responses=documented_errors(400, 413, 415, 422, 503, 504),
+    )(predict_batch)
+    app.post(
+        "/feedback",
+        summary="Say whether a prediction was right",
+        status_code=202,
+        response_model=FeedbackAnswer,
+        openapi_extra=documented_body(FeedbackBody),
+        responses=documented_errors(400, 413, 415, 422, 503),
+    )(feedback)
+    app.get("/release", summary="Which versions answer", response_model=ReleaseAnswer)(release)
+    app.get("/metrics", include_in_schema=False)(show_metrics)
+    app.router.routes.append(_Elsewhere(app.routes))
+    return app
+
+
+async def predict(request: Request) -> Response:
+    parts = _parts(request)
+    body = parse(PredictBody, await read_body(request, parts.task.serving.max_body_bytes))
+    answer = await parts.predictor.predict(
+        PredictRequest([body.input], body.subject, body.metadata or {}, _trace(request))
+    )
+    return json_response(_shown(answer, answer.predictions[0]))
+
+
+async def predict_batch(request: Request) -> Response:
+    parts = _parts(request)
+    limits = parts.task.serving
+    body = parse(PredictBatchBody, await read_body(request, limits.max_body_bytes))
+    if len(body.inputs) > limits.max_items:
+        raise PayloadTooLarge(
+            f"inputs: has {len(body.inputs)} items; at most {limits.max_items} are taken", limit=limits.max_items
+        )
+    answer = await parts.predictor.predict(
+        PredictRequest(body.inputs, body.subject, body.metadata or {}, _trace(request))
+    )
+    return json_response(BatchAnswer(predictions=[_shown(answer, one) for one in answer.predictions]))
+
+
+async def feedback(request: Request) -> Response:
+    parts = _parts(request)
+    body = parse(FeedbackBody, await read_body(request, parts.task.serving.max_body_bytes))
+    given = await parts.feedback.give(FeedbackGiven(**body.model_dump()))
+    return json_response(FeedbackAnswer(feedback_id=given.id, prediction_id=given.prediction_id), 202)
+
+
+async def release(request: Request) -> Response:
+    following = _parts(request).following
+    served = following.serving.release if following.ready else None
+    return json_response(
+        ReleaseAnswer(
+            newest=_release(following.release),
+            serving=_release(served) if served else None,
+            loaded=following.loaded,
+            refused=following.refused,
+        )
+    )
+
+
+async def show_metrics(request: Request) -> Response:
+    return Response(_parts(request).metrics.render(), media_type=metrics.CONTENT_TYPE)
+
+
+async def _not_found(request: Request) -> Response:
+    return answer_error(request, NotFound(f"there is nothing at {request.url.path}"))
+
+
+class _Elsewhere(Route):
+    """Every path that nothing else answers. Another method on a known path is not one of them: that is a 405."""
+
+    def __init__(self, known: list[BaseRoute]) -> None:
+        super().__init__("/{path:path}", _not_found, include_in_schema=False)
+        self._known = [route for route in known if route is not self]
+        self.methods = None
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        path = scope.get("path", "")
+        if path in _PAGES or path.startswith(("/static_content/", "/assets/")):
+            return Match.NONE, {}
+        if any(route.matches(scope)[0] is not Match.NONE for route in self._known):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def _trace(request: Request) -> str | None:
+    return trace_id(request.headers.get("traceparent"))
+
+
+def _shown(answer: Answer, prediction: PredictionMade) -> PredictionAnswer:
+    return PredictionAnswer(
+        prediction_id=prediction.id,
+        label=prediction.label,
+        confidence=prediction.confidence,
+        probabilities=dict(zip(answer.labels, prediction.probabilities, strict=True)),
+        version=prediction.version,
+        arm=prediction.arm.value,
+        logged=answer.logged,
+        trace_id=prediction.trace_id,
+    )
+
+
+def _release(release: Release) -> ServedRelease:
+    return ServedRelease(
+        generation=release.generation,
+        production=release.production,
+        candidate=release.candidate,
+        share=release.share,
+    )

@@ -1,0 +1,142 @@
+"""The bodies of the HTTP interface: what requests may say, what answers look like.
+
+bytes -> JSON -> the promised fields. The first arrow fails with MalformedRequest, the second with InvalidInput.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from regraft.errors import InvalidInput, MalformedRequest, RequestError
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not hold the NUL character")
+    return text
+
+
+LONGEST_NAME = 100  # of a caller's own key that is repeated in a sentence
+
+_WHOLE = AfterValidator(_without_nul)
+Text = Annotated[str, _WHOLE]
+Subject = Annotated[
+    str,
+    Field(min_length=1, max_length=200, description="whom the request is about; the same subject keeps its arm"),
+    _WHOLE,
+]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=100), _WHOLE], Annotated[str, Field(max_length=1000), _WHOLE]],
+    Field(max_length=32, description="logged with the prediction as it is"),
+]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PredictBody(_Body):
+    input: Text = Field(description="the text to label")
+    subject: Subject | None = None
+    metadata: Metadata | None = None
+
+
+class PredictBatchBody(_Body):
+    inputs: list[Text] = Field(
+        min_length=1, fail_fast=True, description="the texts to label; all are answered, or none"
+    )
+    subject: Subject | None = None
+    metadata: Metadata | None = None
+
+
+class FeedbackBody(_Body):
+    prediction_id: str = Field(description="any well-formed prediction id; it is joined to its prediction later")
+    correct: bool = Field(description="whether the answer was right")
+    label: Text | None = Field(None, description="what would have been right, with correct: false")
+    comment: Annotated[str, Field(max_length=5000), _WHOLE] | None = None
+    subject: Subject | None = None
+
+
+class PredictionAnswer(BaseModel):
+    prediction_id: str = Field(description="what feedback refers to; in the event log exactly once when logged is true")
+    label: str
+    confidence: float = Field(description="probability of the label")
+    probabilities: dict[str, float] = Field(description="calibrated, by label")
+    version: str
+    arm: Literal["production", "candidate"]
+    logged: bool = Field(description="false: the event log did not take the prediction; nothing else is wrong with it")
+    trace_id: str | None = Field(description="trace id of the request's traceparent header")
+
+
+class BatchAnswer(BaseModel):
+    predictions: list[PredictionAnswer]
+
+
+class FeedbackAnswer(BaseModel):
+    feedback_id: str
+    prediction_id: str = Field(description="the id that the feedback will be joined to, in its normal form")
+
+
+class ServedRelease(BaseModel):
+    """A release as this worker sees it."""
+
+    generation: int
+    production: str | None
+    candidate: str | None
+    share: float
+
+
+class ReleaseAnswer(BaseModel):
+    newest: ServedRelease = Field(description="what the event log says")
+    serving: ServedRelease | None = Field(description="what answers now; null until a production version is loaded")
+    loaded: list[str] = Field(description="versions in memory")
+    refused: dict[str, str] = Field(description="versions of the newest release that must not serve, and why")
+
+
+class Problem(BaseModel):
+    code: str
+    message: str
+    retriable: bool
+    details: dict[str, Any] | None = None
+
+
+class ErrorAnswer(BaseModel):
+    error: Problem
+
+
+Body = TypeVar("Body", bound=_Body)
+
+
+def parse(kind: type[Body], body: bytes) -> Body:
+    """Raises MalformedRequest or InvalidInput, whose sentence names the first field at fault."""
+    if not body.strip():
+        raise MalformedRequest("the body is empty; it should be a JSON object")
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _explain(error, body) from error
+
+
+def _explain(error: ValidationError, body: bytes) -> RequestError:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    if problem["type"] == "json_invalid":
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError:
+            return MalformedRequest("the body is not UTF-8")
+        return MalformedRequest(f"the body is not JSON: {problem['ctx']['error']}")
+    name = _name(problem["loc"])
+    match problem["type"]:
+        case "extra_forbidden":
+            return InvalidInput(f"{name}: there is no such field")
+        case "missing":
+            return InvalidInput(f"{name}: is missing")
+        case "model_type":
+            return InvalidInput("the body should be a JSON object")
+    return InvalidInput(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
+
+
+def _name(place: tuple[int | str, ...]) -> str:
+    """inputs, 3 -> inputs[3]"""
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
