@@ -164,7 +164,8 @@ async def calm(timeline: Timeline, callers: Callers, amazon: list[Snippet]) -> N
     say("CALM: more Amazon reviews. Simulated users flag, simulated reviewers answer with the crowd's label")
     await callers.send(amazon, per_second=60)
     await timeline.wait_for(DriftMeasured, seconds=60, count=2)
-    if timeline.events_of(DriftMeasured, lambda check: check.drifted) or timeline.events_of(RetrainingRequested):
+    alarms = timeline.events_of(DriftMeasured, lambda check: check.drifted)
+    if [*alarms, *timeline.events_of(RetrainingRequested)]:
         raise StoryError("something fired in the calm phase")
     say(f"Nothing fired. The crowd agrees with {callers.right / callers.sent:.1%} of {callers.sent} answers")
 
