@@ -40,8 +40,9 @@ class Callers:
 
     async def serving(self) -> str | None:
         """The version that the service has in production."""
-        release: dict[str, str | None] = (await self._http.get("/release")).raise_for_status().json()
-        return release["production"]
+        release: dict[str, Any] = (await self._http.get("/release")).raise_for_status().json()
+        production: str | None = (release["serving"] or {}).get("production")
+        return production
 
     async def _caller(self, waiting: Iterator[Snippet], pause: float, until: asyncio.Event | None) -> None:
         for snippet in waiting:
