@@ -1,0 +1,131 @@
+"""int8 whose answers do not depend on their neighbours: each token's activations get a scale of their own.
+
+    x (..., k) -> largest |x| of each token / 127 -> 8-bit integers -> integer product with the 8-bit weights
+               -> times the token's scale and the weight column's scale
+
+ONNX Runtime's dynamic quantisation takes one scale for a whole batch, padding included, so a text's answer depends on
+what it is batched with. Scales by token make integer products of a text the same in every company, at 0.95 of the
+speed, and answers are nearer to float32 (measured on MiniLM). Only operators of plain ONNX are used. Embedding tables
+become 8-bit with a scale for each row.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+LARGEST = 127
+ZERO = 128  # of the unsigned activations: processors multiply unsigned by signed bytes fastest
+SMALL_TABLE = 1024  # rows; a smaller embedding stays as it is
+TINY = 1e-9  # so that a token of zeros has a scale
+
+
+def quantize(source: Path, target: Path) -> int:
+    """Write `source` with 8-bit products and tables to `target`; returns how many operators were replaced."""
+    model = onnx.load(source)
+    graph = model.graph
+    weights = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    rewriting = _Rewriting(weights)
+    nodes = [new for node in graph.node for new in rewriting.replace(node)]
+    used = {name for node in nodes for name in node.input}
+    kept = [one for one in (*graph.initializer, *rewriting.initializers) if one.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+    onnx.checker.check_model(model)
+    onnx.save(model, target)
+    return rewriting.replaced
+
+
+class _Rewriting:
+    def __init__(self, weights: dict[str, NDArray[np.float32]]) -> None:
+        self._weights = weights
+        self._quantized: dict[str, tuple[str, str]] = {}  # activation -> its bytes and its scales, shared by q, k and v
+        self.replaced = 0
+        self.initializers = [
+            numpy_helper.from_array(value, f"int8.{name}")
+            for name, value in {
+                "last_axis": np.array([-1], np.int64),
+                "step": np.array(1 / LARGEST, np.float32),
+                "tiny": np.array([TINY], np.float32),
+                "zero": np.array(ZERO, np.uint8),
+                "zeros": np.array([ZERO], np.uint8),
+                "weight_zero": np.array(0, np.int8),
+            }.items()
+        ]
+
+    def replace(self, node: NodeProto) -> Iterable[NodeProto]:
+        """`node`, or what does its work in 8 bits."""
+        if node.op_type == "MatMul" and self._is_matrix(node.input[1]):
+            return self._matmul(node)
+        if node.op_type == "Gather" and self._is_matrix(node.input[0]):
+            if len(self._weights[node.input[0]]) >= SMALL_TABLE:
+                return self._gather(node)
+        return [node]
+
+    def _is_matrix(self, name: str) -> bool:
+        return name in self._weights and self._weights[name].ndim == 2 and self._weights[name].dtype == np.float32
+
+    def _matmul(self, node: NodeProto) -> list[NodeProto]:
+        x, weight = node.input
+        name = f"int8.{self.replaced}"
+        self.replaced += 1
+        self._store(name, *_rounded(self._weights[weight], axis=0))
+        nodes = [] if x in self._quantized else self._activation(x, len(self._weights[weight]))
+        data, scale = self._quantized[x]
+        return [
+            *nodes,
+            helper.make_node(
+                "MatMulInteger", [data, f"{name}.weight", "int8.zero", "int8.weight_zero"], [f"{name}.sum"]
+            ),
+            helper.make_node("Cast", [f"{name}.sum"], [f"{name}.real"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{name}.real", f"{name}.scale"], [f"{name}.columns"]),
+            helper.make_node("Mul", [f"{name}.columns", scale], list(node.output)),
+        ]
+
+    def _activation(self, x: str, width: int) -> list[NodeProto]:
+        """One scale a token; QuantizeLinear takes them along the first axis of (tokens of the batch, width)."""
+        q = f"int8.{x}"
+        rows = f"int8.rows_of_{width}"
+        if all(one.name != rows for one in self.initializers):
+            self.initializers.append(numpy_helper.from_array(np.array([-1, width], np.int64), rows))
+        self._quantized[x] = (f"{q}.bytes", f"{q}.scale")
+        return [
+            helper.make_node("Abs", [x], [f"{q}.abs"]),
+            helper.make_node("ReduceMax", [f"{q}.abs", "int8.last_axis"], [f"{q}.max"], keepdims=1),
+            helper.make_node("Max", [f"{q}.max", "int8.tiny"], [f"{q}.size"]),
+            helper.make_node("Mul", [f"{q}.size", "int8.step"], [f"{q}.scale"]),
+            helper.make_node("Reshape", [f"{q}.scale", "int8.last_axis"], [f"{q}.scales"]),
+            helper.make_node("Shape", [f"{q}.scales"], [f"{q}.count"]),
+            helper.make_node("Expand", ["int8.zeros", f"{q}.count"], [f"{q}.zeros"]),
+            helper.make_node("Reshape", [x, rows], [f"{q}.flat"]),
+            helper.make_node("QuantizeLinear", [f"{q}.flat", f"{q}.scales", f"{q}.zeros"], [f"{q}.rows"], axis=0),
+            helper.make_node("Shape", [x], [f"{q}.shape"]),
+            helper.make_node("Reshape", [f"{q}.rows", f"{q}.shape"], [f"{q}.bytes"]),
+        ]
+
+    def _gather(self, node: NodeProto) -> list[NodeProto]:
+        table, indices = node.input
+        name = f"int8.{self.replaced}"
+        self.replaced += 1
+        self._store(name, *_rounded(self._weights[table], axis=1))
+        return [
+            helper.make_node("Gather", [f"{name}.weight", indices], [f"{name}.bytes"]),
+            helper.make_node("Cast", [f"{name}.bytes"], [f"{name}.real"], to=TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{name}.scale", indices], [f"{name}.scales"]),
+            helper.make_node("Mul", [f"{name}.real", f"{name}.scales"], list(node.output)),
+        ]
+
+    def _store(self, name: str, rounded: NDArray[np.int8], scale: NDArray[np.float32]) -> None:
+        self.initializers.append(numpy_helper.from_array(rounded, f"{name}.weight"))
+        self.initializers.append(numpy_helper.from_array(scale, f"{name}.scale"))
+
+
+def _rounded(weight: NDArray[np.float32], *, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """8-bit weights and their scales: one a column (axis 0), or one a row (axis 1) as (rows, 1)."""
+    scale = np.maximum(np.abs(weight).max(axis=axis, keepdims=True), TINY) / LARGEST
+    rounded = np.clip(np.round(weight / scale), -LARGEST, LARGEST).astype(np.int8)
+    return rounded, (scale if axis == 1 else scale[0]).astype(np.float32)

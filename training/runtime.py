@@ -1,0 +1,44 @@
+"""Runs an exported graph as the service does: ONNX Runtime on the CPU, one thread, texts of like length together."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from regraft.preprocessing import Encoding, TextPreprocessor
+from training.cache import batches_by_length
+
+SERVING_BATCH = 8
+
+
+class Scores(NamedTuple):
+    probabilities: NDArray[np.float32]  # (rows, labels)
+    features: NDArray[np.float32]  # (rows, features)
+
+
+class Scorer:
+    """One artifact with its preprocessor."""
+
+    def __init__(self, file: Path, preprocessor: TextPreprocessor, *, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self._session: Any = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self._preprocessor = preprocessor
+
+    def run(self, encodings: Sequence[Encoding]) -> Scores:
+        """These texts as one padded batch."""
+        return Scores(*self._session.run(["probabilities", "features"], self._preprocessor.collate(encodings)))
+
+    def run_in(self, encodings: Sequence[Encoding], batches: Sequence[Sequence[int]]) -> Scores:
+        """All of them, in these batches of indices."""
+        results = [self.run([encodings[index] for index in indices]) for indices in batches]
+        order = np.argsort(np.concatenate([np.asarray(indices) for indices in batches]))
+        return Scores(*(np.concatenate(arrays)[order] for arrays in zip(*results, strict=True)))
+
+    def score(self, encodings: Sequence[Encoding]) -> Scores:
+        lengths = [encoding.length for encoding in encodings]
+        return self.run_in(encodings, list(batches_by_length(lengths, SERVING_BATCH)))
