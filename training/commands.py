@@ -1,0 +1,113 @@
+"""The commands of this part: check the data, train a version, run the retraining worker."""
+
+import logging
+from pathlib import Path
+
+import click
+
+from regraft import ids, releases
+from regraft.cli import with_settings
+from regraft.errors import Conflict
+from regraft.eventlog import EventLog, open_log
+from regraft.events import ReleaseChanged
+from regraft.settings import Settings
+from regraft.task import Task
+from regraft.versions import Manifest, Metric, VersionStore
+
+
+@click.command()
+@with_settings
+def check(settings: Settings) -> None:
+    """Read the task and its data, say what is wrong with them; nothing is trained."""
+    from training.backbone import open_backbone
+    from training.train import read_dataset
+
+    task = Task.load(settings.task)
+    dataset = read_dataset(task)
+    _print_findings(dataset.findings.lines())
+    rows = ", ".join(f"{len(part)} {name}" for name, part in dataset.parts._asdict().items())
+    click.echo(f"split: {rows}")
+    card = open_backbone(task.backbone)
+    click.echo(f"backbone: {card.source}, {card.model_type}, licence {card.licence}")
+
+
+@click.command()
+@click.option("--run", help="go on with this run, or name a new one")
+@with_settings
+def train(settings: Settings, run: str | None) -> None:
+    """Fine-tune the task's backbone on its data and publish a version; the first one goes into production."""
+    _log_to_terminal()
+    from training.train import fine_tune, read_dataset, version_folder
+
+    run = run or ids.new_id()
+    task = Task.load(settings.task)
+    store = VersionStore(settings.versions)
+    if store.exists(run):
+        manifest = store.manifest(run)
+    else:
+        click.echo(f"run {run}")
+        dataset = read_dataset(task)
+        _print_findings(dataset.findings.lines())
+        folder = settings.runs / run
+        manifest = fine_tune(task, dataset, folder, version=run)
+        manifest = store.publish(version_folder(folder), manifest)
+    click.echo("\n" + results_table(manifest))
+    click.echo(f"\nreport: {report_path(settings, run)}")
+    click.echo(release_first(open_log(settings.log), run))
+
+
+@click.command()
+@with_settings
+def worker(settings: Settings) -> None:
+    """Train a candidate whenever one is requested, and judge the running experiment."""
+    _log_to_terminal()
+    from training.worker import run_worker
+
+    run_worker(settings)
+
+
+def release_first(log: EventLog, version: str) -> str:
+    """Put `version` into production if nothing is there yet; says what was done, or how to do it."""
+    release = releases.current(log)
+    if release.production is None:
+        change = ReleaseChanged(replaces=release.generation, production=version, who="train", why="the first version")
+        log.append([change])
+        release = releases.current(log)
+    if release.production == version:
+        return f"version {version} is in production"
+    return f"version {version} is ready; to put it into production: regraft release promote {version}"
+
+
+def results_table(manifest: Manifest) -> str:
+    """Test metrics of the version and its baselines, each with its 95% interval."""
+    lines = [f"{'on the test part':28}{'accuracy':>24}{'macro F1':>24}{'accuracy gained':>26}"]
+    lines.append(f"{'version ' + manifest.version[:12]:28}" + "".join(_cell(manifest.test, m) for m in _SHOWN))
+    for name, metrics in manifest.baselines.items():
+        lines.append(f"{name:28}" + "".join(_cell(metrics, m) for m in (*_SHOWN, "gain/accuracy")))
+    seconds = sum(manifest.training["seconds"].values())
+    lines.append(f"serves {manifest.serve_cpu} on the CPU; trained in {seconds:.0f} s")
+    return "\n".join(lines)
+
+
+_SHOWN = ("accuracy", "macro_f1")
+
+
+def _cell(metrics: dict[str, Metric], name: str) -> str:
+    metric = metrics[name]
+    sign = "+" if name.startswith("gain") else ""
+    return f"{metric.value:{sign}.3f} ({metric.low:{sign}.3f} to {metric.high:{sign}.3f})".rjust(26 if sign else 24)
+
+
+def report_path(settings: Settings, version: str) -> Path | str:
+    return f"{settings.versions.rstrip('/')}/{version}/report.html"
+
+
+def _print_findings(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def _log_to_terminal() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("httpx", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.WARNING)

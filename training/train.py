@@ -1,0 +1,277 @@
+"""One experiment from labelled rows to a version: data, network, training, calibration, export, evaluation, report.
+
+    fine_tune(task, dataset, folder, version=...) -> Manifest, and everything the version needs in folder/version
+
+A run that was killed goes on from its checkpoint when it is called again with the same folder, to the same result.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from regraft.preprocessing import TextPreprocessor
+from regraft.task import Task
+from regraft.versions import Manifest
+from training import artifacts, baselines, checkpoint, precision
+from training.backbone import open_backbone, open_preprocessor
+from training.cache import HiddenStates, hidden_states
+from training.calibrate import fit_temperature
+from training.checks import Findings, inspect, refuse, refuse_leaks
+from training.data import Parts, Row, data_card, read, same_text, split
+from training.evaluate import evaluate, evaluate_baselines
+from training.export import (
+    FP32,
+    Exported,
+    check_parity,
+    principal_components,
+    spread_by_length,
+    write_golden,
+    write_onnx,
+)
+from training.loop import Examples, fit, logits_of, pooled_of
+from training.network import Network, parameters_of
+from training.report import Results, write_report
+from training.runtime import Scorer, Scores
+
+PARITY_ROWS = 256
+
+_log = logging.getLogger(__name__)
+
+
+class Dataset(NamedTuple):
+    """Rows in their parts, what was found wrong with them, and the card that says where they came from."""
+
+    parts: Parts
+    findings: Findings
+    card: dict[str, Any]
+
+
+def read_dataset(task: Task) -> Dataset:
+    """The task's data, checked and split. Raises DataError where it cannot be trained on."""
+    table = read(task)
+    findings = inspect(task, table)
+    refuse(task, findings)
+    parts = split(table.rows, task.data)
+    refuse_leaks(parts)
+    return Dataset(parts, findings, data_card(task, table, parts))
+
+
+def fine_tune(
+    task: Task,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    version: str,
+    request_id: str | None = None,
+    parent: str | None = None,
+) -> Manifest:
+    """Train on `dataset` and leave a complete version in `version_folder(folder)`, ready to be published."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    clock, settings, parts = Clock(), task.training, dataset.parts
+    out = _emptied(version_folder(folder))
+
+    with clock.step("load the backbone"):
+        card = open_backbone(task.backbone)
+        preprocessor = open_preprocessor(task, card)
+        network = Network.load(card, labels=len(task.labels), frozen=settings.frozen, seed=settings.seed)
+        untouched = network.trained_state()
+        dtype = precision.choose(settings.precision)
+
+    with clock.step("run the frozen layers"):
+        reader = Reader(task, network, preprocessor, dtype, folder)
+        train, validation = reader.examples("train", parts.train), reader.examples("validation", parts.validation)
+
+    with clock.step("train"):
+        progress = fit(network, train, validation, settings, dtype, folder)
+        checkpoint.write(out / "suffix.safetensors", network.trained_state(), {"boundary": str(network.boundary)})
+
+    with clock.step("calibrate"):
+        calibration = fit_temperature(logits_of(network, validation.hidden, dtype), validation.labels.numpy())
+
+    with clock.step("export"):
+        projection = principal_components(pooled_of(network, train.hidden, dtype), task.export.features)
+        exported = Exported(network, calibration.temperature, projection)
+        write_onnx(exported, out / FP32)
+        preprocessor.save(out)
+        encodings = preprocessor.encode([row.text for row in parts.validation])
+        plain = Scorer(out / FP32, preprocessor)
+        parity = check_parity(exported, plain, preprocessor, encodings[:PARITY_ROWS], task.export.tolerance)
+
+    with clock.step("choose the precision"):
+        truth = validation.labels.numpy()
+        chosen, serves = artifacts.choose(out, preprocessor, encodings, truth, task.export, parity)
+        scorers = {name: Scorer(out / one.file, preprocessor) for name, one in chosen.items() if one.kept}
+        golden = spread_by_length([row.text for row in parts.validation], task.export.golden)
+        write_golden(out / "golden.json", golden, preprocessor, scorers, serves=serves, tolerance=task.export.tolerance)
+
+    with clock.step("evaluate"):  # the first and only look at the test part
+        options = {"resamples": settings.bootstrap, "seed": task.data.seed}
+        validated = scorers[serves].score(encodings)
+        tested = scorers[serves].score(preprocessor.encode([row.text for row in parts.test]))
+        test_truth, answers = labels_of_rows(parts.test, task), tested.probabilities.argmax(axis=1)
+        on_validation = evaluate(truth, validated.probabilities.argmax(axis=1), task.labels, **options)
+        on_test = evaluate(test_truth, answers, task.labels, **options)
+
+    with clock.step("train the baselines"):
+        network.load_trained_state(untouched)
+        pooled = pooled_of(network, train.hidden, dtype), pooled_of(network, reader.hidden("test", parts.test), dtype)
+        others = {
+            "majority label": baselines.majority(train.labels.numpy(), len(parts.test)),
+            "TF-IDF, linear": baselines.tf_idf(texts(parts.train), train.labels.numpy(), texts(parts.test)),
+            "frozen backbone, linear": baselines.frozen_backbone(pooled[0], train.labels.numpy(), pooled[1]),
+        }
+        compared = evaluate_baselines(test_truth, answers, others, task.labels, **options)
+
+    manifest = Manifest(
+        version=version,
+        task=task.name,
+        created_at=datetime.now(UTC),
+        labels=task.labels,
+        preprocessing_sha256=preprocessor.sha256,
+        features=task.export.features,
+        backbone=card.as_json() | {"parameters": parameters_of(network), "frozen_layers": network.boundary},
+        artifacts=chosen,
+        serve_cpu=serves,
+        tolerance=task.export.tolerance,
+        temperature=calibration.temperature,
+        validation=on_validation.metrics,
+        test=on_test.metrics,
+        baselines=compared,
+        request_id=request_id,
+        parent=parent,
+        training={
+            "settings": settings.model_dump(),
+            "precision": str(dtype).removeprefix("torch."),
+            "steps": progress.step,
+            "best_step": progress.best_step,
+            "stopped_early": progress.stopped_early,
+            "interrupted": progress.interrupted,
+            "calibration": asdict(calibration),
+            "parity": asdict(parity),
+            "rows": {name: len(part) for name, part in parts._asdict().items()},
+            "split_sha256": dataset.card["split_sha256"],
+            "seconds": clock.seconds,
+            "threads": torch.get_num_threads(),
+        },
+    )
+    (out / "data_card.json").write_text(json.dumps(dataset.card, indent=2, ensure_ascii=False))
+    write_rows(out / "rows.parquet", parts)
+    scored = [("validation", parts.validation, validated), ("test", parts.test, tested)]
+    write_reference(out / "reference.parquet", task, scored)
+    write_report(
+        out / "report.html",
+        Results(
+            task=task,
+            manifest=manifest,
+            findings=dataset.findings.lines(),
+            card=dataset.card,
+            curve=progress.curve,
+            confusion=on_test.confusion,
+            test=parts.test,
+            truth=test_truth,
+            probabilities=tested.probabilities,
+        ),
+    )
+    return manifest
+
+
+@dataclass
+class Clock:
+    """How long each step took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        _log.info("%s ...", name)
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 2)
+
+
+class Reader(NamedTuple):
+    """From rows to hidden states at the frozen boundary."""
+
+    task: Task
+    network: Network
+    preprocessor: TextPreprocessor
+    dtype: torch.dtype
+    folder: Path
+
+    def hidden(self, name: str, rows: list[Row]) -> HiddenStates:
+        return hidden_states(
+            self.network,
+            self.preprocessor,
+            self.preprocessor.encode(texts(rows)),
+            dtype=self.dtype,
+            cache_bytes=self.task.training.cache_bytes,
+            file=self.folder / f"{name}.hidden",
+        )
+
+    def examples(self, name: str, rows: list[Row]) -> Examples:
+        return Examples(self.hidden(name, rows), torch.from_numpy(labels_of_rows(rows, self.task)))
+
+
+def version_folder(folder: Path) -> Path:
+    """Where a run keeps the files of its version until they are published."""
+    return folder / "version"
+
+
+def texts(rows: list[Row]) -> list[str]:
+    return [row.text for row in rows]
+
+
+def labels_of_rows(rows: list[Row], task: Task) -> NDArray[np.int64]:
+    places = {label: index for index, label in enumerate(task.labels)}
+    return np.array([places[row.label] for row in rows], dtype=np.int64)
+
+
+def write_rows(file: Path, parts: Parts) -> None:
+    """Which row, or reviewed prediction, was in which part: the way from a version back to its data."""
+    rows = [(name, row) for name, part in parts._asdict().items() for row in part]
+    table = {
+        "id": [row.id for _, row in rows],
+        "part": [name for name, _ in rows],
+        "place": [row.place for _, row in rows],
+        "label": [row.label for _, row in rows],
+        "text": [same_text(row.text) for _, row in rows],
+    }
+    pq.write_table(pa.table(table), file, compression="zstd")
+
+
+def write_reference(file: Path, task: Task, scored: list[tuple[str, list[Row], Scores]]) -> None:
+    """What the version answers where it was not trained: what live traffic is compared with."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("id", "part", "input", "label", "confidence", "true_label")}
+    for name, rows, scores in scored:
+        columns["id"] += [row.id for row in rows]
+        columns["part"] += [name] * len(rows)
+        columns["input"] += texts(rows)
+        columns["label"] += [task.labels[index] for index in scores.probabilities.argmax(axis=1)]
+        columns["confidence"] += scores.probabilities.max(axis=1).astype(float).tolist()
+        columns["true_label"] += [row.label for row in rows]
+    reals = pa.list_(pa.float32())
+    table = pa.table(columns)
+    for column in ("features", "probabilities"):
+        values = [value for _, _, scores in scored for value in getattr(scores, column).tolist()]
+        table = table.append_column(column, pa.array(values, type=reals))
+    pq.write_table(table, file, compression="zstd")
+
+
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
