@@ -1,26 +1,42 @@
 """The BentoML service: its class holds the parts of one worker process, and FastAPI's routes are mounted on it.
 
-BentoML gives the worker processes, /livez, /readyz, /docs.json and the image. Its own middlewares for access logs and
-tracing are off, since together they cost more than a prediction; so are its metrics, whose labels grow with every path
-that anybody asks for. /metrics is ours.
+BentoML gives the worker processes, /livez, /readyz, /docs.json and the image.
 """
 
+from typing import Any
+
 import bentoml
+from _bentoml_impl.server.app import ServiceAppFactory  # type: ignore[import-untyped]
+from _bentoml_sdk import Service as BentoService  # type: ignore[import-untyped]
+from starlette.middleware import Middleware
 
 from regraft.settings import Settings
-from service import routes
+from service import NAME, routes
 from service.parts import Parts
-
-NAME = "regraft"
 
 app = routes.build()
 
 
+class _AppFactory(ServiceAppFactory):  # type: ignore[misc]
+    """Without BentoML's middlewares: those for tracing, access logs and metrics cost more than a prediction, the labels
+    of its metrics grow with every path that anybody asks for, and its time-out keeps a timer for a minute after each
+    answer. The request path has its own of all that is needed."""
+
+    @property
+    def middlewares(self) -> list[Middleware]:
+        return []
+
+
+class _BentoService(BentoService[Any]):  # type: ignore[misc]
+    def to_asgi(self, is_main: bool = True) -> Any:
+        self.inject_config()
+        return _AppFactory(self, is_main=is_main)()
+
+
 @bentoml.service(
     name=NAME,
-    metrics={"enabled": False, "namespace": "bentoml_service"},
-    logging={"access": {"enabled": False}},
-    tracing={"excluded_urls": [".*"]},
+    service_class=_BentoService,
+    metrics={"enabled": False, "namespace": "bentoml_service"},  # /metrics is ours
 )
 @bentoml.asgi_app(app)
 class Service:
@@ -29,7 +45,6 @@ class Service:
     def __init__(self) -> None:
         self.parts = Parts.assemble(Settings.read())
         app.state.parts = self.parts
-        app.state.metrics = self.parts.metrics
 
     @bentoml.on_startup
     async def start(self) -> None:

@@ -8,6 +8,7 @@ import click
 
 from regraft.cli import with_settings
 from regraft.settings import Settings
+from service import NAME
 
 KEEP_ALIVE_SECONDS = 75  # longer than most clients keep an idle connection, so that they are the ones to close it
 DRAIN_SECONDS = 30  # at a stop, before requests that still run are cut off
@@ -30,5 +31,5 @@ def environment(settings: Settings) -> dict[str, str]:
     return settings.as_environment() | {
         "BENTOML_HOME": str(bentoml_home),
         "BENTOML_DO_NOT_TRACK": "true",
-        "BENTOML_CONFIG_OVERRIDES": json.dumps({"services": {"regraft": {"workers": settings.workers}}}),
+        "BENTOML_CONFIG_OVERRIDES": json.dumps({"services": {NAME: {"workers": settings.workers}}}),
     }

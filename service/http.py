@@ -5,20 +5,20 @@ writing them is left out, since it would cost more than the rest of a request.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from regraft.errors import MalformedRequest, Overloaded, PayloadTooLarge, RegraftError, UnsupportedMediaType
 from regraft.ids import new_id
-from service.metrics import Metrics
+from service.parts import Parts
 from service.schemas import ErrorAnswer
 
 logger = logging.getLogger(__name__)
@@ -38,16 +38,17 @@ _MEANINGS = {
 class DirectRoute(APIRoute):
     """A route whose handler takes the request and returns the response, with nothing in between but the errors."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler: Callable[[Request], Awaitable[Response]] = self.endpoint
-
-        async def handle(request: Request) -> Response:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        methods = self.methods or set()
+        if scope["method"] not in methods:
+            response = answer_error(request, HTTPException(405, headers={"Allow": ", ".join(methods)}))
+        else:
             try:
-                return await handler(request)
+                response = await self.endpoint(request)
             except Exception as error:  # noqa: BLE001
-                return answer_error(request, error)
-
-        return handle
+                response = answer_error(request, error)
+        await response(scope, receive, send)
 
 
 def json_response(answer: BaseModel, status: int = 200) -> Response:
@@ -91,8 +92,8 @@ def answer_error(request: Request, error: Exception) -> Response:
         id_ = new_id()
         logger.error("internal error %s in %s %s", id_, request.method, request.url.path, exc_info=error)
         status, body = 500, _problem("internal", "something went wrong here; the log has it under this id", id=id_)
-    metrics: Metrics = request.app.state.metrics
-    metrics.errors.labels(body["error"]["code"]).inc()
+    parts: Parts = request.app.state.parts
+    parts.metrics.errors.labels(body["error"]["code"]).inc()
     return Response(to_json(body), status, headers, "application/json")
 
 
@@ -104,15 +105,6 @@ def documented_body(kind: type[BaseModel]) -> dict[str, Any]:
 
 def documented_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
-
-
-def install(app: FastAPI) -> None:
-    """Every error that does not come out of a handler (no such path, method not allowed) looks like the others."""
-
-    async def on_error(request: Request, error: Exception) -> Response:
-        return answer_error(request, error)
-
-    app.add_exception_handler(HTTPException, on_error)
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

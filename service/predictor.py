@@ -126,7 +126,7 @@ async def _shadow(model: Model, inputs: Sequence[str]) -> list[Shadow]:
 
 
 async def _shadows(shadowing: asyncio.Task[list[Shadow]] | None, size: int) -> Sequence[Shadow | None]:
-    """One for each audited input; None where there is no other arm, or it is slow or fails: the caller must not tell."""
+    """One for each audited input; None where there is no other arm, or it is slow or fails: no caller must tell."""
     if shadowing is None:
         return [None] * size
     await asyncio.wait([shadowing], timeout=SHADOW_PATIENCE_SECONDS)

@@ -13,7 +13,6 @@ from service.http import (
     answer_error,
     documented_body,
     documented_errors,
-    install,
     json_response,
     read_body,
 )
@@ -40,7 +39,6 @@ def build() -> FastAPI:
     """The application; it answers once `app.state.parts` is set."""
     app = FastAPI(title="Regraft", openapi_url=None)
     app.router.route_class = DirectRoute
-    install(app)
     app.post(
         "/predict",
         summary="Label one text",
