@@ -110,8 +110,9 @@ def render(reference: Columns, current: Columns, result: DriftResult) -> str:
         per_column_threshold={name: _bound(column.threshold) for name, column in result.columns.items()},
         drift_share=1 / len(reference),  # one column is enough: the rate of false alarms is that of all together
     )
-    snapshot = Report([preset, DataSummaryPreset()]).run(after, before)
-    return str(snapshot.get_html_str(as_iframe=False))
+    with np.errstate(invalid="ignore", divide="ignore"):  # the correlations of a column that never varies
+        snapshot = Report([preset, DataSummaryPreset()]).run(after, before)
+        return str(snapshot.get_html_str(as_iframe=False))
 
 
 class _Measured:

@@ -1,15 +1,20 @@
 """A stage for the monitor's tests: a real log, history and version store in one folder, and events to put into them."""
 
 import io
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas  # noqa: F401  as pyarrow would at the first table
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from monitoring.metrics import Metrics
+from monitoring.recorder import Recorder
 from regraft import releases
 from regraft.eventlog import EventLog, Record, open_log
 from regraft.events import Arm, Event, FeedbackGiven, PredictionMade, QueueReason, ReviewGiven, Shadow
@@ -141,6 +146,22 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self.log.close()
+
+
+def record_forever(log_url: str, history_url: str, says_ready: Connection) -> None:
+    """A recorder in a process of its own, until it is killed."""
+    recorder = Recorder(
+        open_log(log_url),
+        History(history_url),
+        seconds=0.02,
+        pause=0.005,
+        retain=timedelta(days=1),
+        metrics=Metrics(),
+    )
+    says_ready.send(None)
+    while True:
+        recorder.record(threading.Event())
+        recorder.tidy()
 
 
 def _text(rng: np.random.Generator) -> str:
