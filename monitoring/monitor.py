@@ -69,15 +69,18 @@ class Monitor:
         self._one_check = threading.Lock()
         self._tried = -RETRY_SECONDS
         self._stop = threading.Event()
-        self._jobs = [
-            Job("recorder", self.record, seconds=settings.poll_seconds, stop=self._stop, metrics=self.metrics),
-            Job("judge", self.judge, seconds=settings.judge_seconds, stop=self._stop, metrics=self.metrics),
-            Job("drift", self.check_drift_when_due, seconds=self._drift_pause, stop=self._stop, metrics=self.metrics),
-        ]
+        self._jobs: list[Job] = []
 
     def start(self) -> None:
-        for job in self._jobs:
-            job.start()
+        judge_seconds = self.settings.judge_seconds
+        jobs = (
+            ("recorder", self.record, self.settings.poll_seconds),
+            ("judge", self.judge, judge_seconds),
+            ("drift", self.check_drift_when_due, min(judge_seconds, self.task.drift.every_seconds)),
+        )
+        for name, work, seconds in jobs:
+            self._jobs.append(Job(name, work, seconds=seconds, stop=self._stop, metrics=self.metrics))
+            self._jobs[-1].start()
 
     def stop(self) -> None:
         """Let each job end what it is at; the recorder writes what the log still has."""
@@ -155,10 +158,6 @@ class Monitor:
             self.metrics.requests.labels(reason.code).inc()
         LOGGER.info("%s requests retraining: %s", who, "; ".join(request.reasons))
         return request
-
-    @property
-    def _drift_pause(self) -> float:
-        return min(self.settings.judge_seconds, self.task.drift.every_seconds)
 
     def _run_drift_job(self) -> str:
         """What the job printed. Ends the job when the monitor stops, or after CHECK_SECONDS."""
