@@ -77,9 +77,12 @@ _FOUND = """
 WITH picked AS (
     SELECT DISTINCT ON (id) * FROM records
     WHERE kind = 'prediction_made' AND id IN (SELECT unnest($ids::VARCHAR[]))
+), reviewed AS (
+    SELECT prediction_id, label AS truth, reviewer AS by_whom FROM reviews
 )
-SELECT picked.id, {reason} AS reason, r.label, r.reviewer
-FROM picked LEFT JOIN reviews r ON r.prediction_id = picked.id LEFT JOIN flags ON flags.prediction_id = picked.id
+SELECT picked.id, {reason} AS reason, truth, by_whom
+FROM picked LEFT JOIN reviewed ON reviewed.prediction_id = picked.id
+            LEFT JOIN flags ON flags.prediction_id = picked.id
 """
 
 
