@@ -4,7 +4,6 @@ of them and a base install offers what it can do."""
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
@@ -178,7 +177,7 @@ def rollback(settings: Settings, who: str, why: str) -> None:
 @with_settings
 def up(settings: Settings) -> None:
     """Run the service, the monitor and the worker together until Ctrl-C, restarting what dies."""
-    sys.exit(supervision.run(settings, ("serve", "monitor", "worker")))
+    supervision.run(settings, ("serve", "monitor", "worker"))
 
 
 def _existing(settings: Settings, version: str) -> str:

@@ -2,27 +2,26 @@
 
 import configparser
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from regraft.settings import Settings
 
 STOP_SECONDS = 30
 
 
-def run(settings: Settings, commands: Sequence[str]) -> int:
-    """Run `regraft <command>` for each of `commands` in the foreground; returns supervisor's exit status."""
+def run(settings: Settings, commands: Sequence[str]) -> NoReturn:
+    """Become supervisor, running `regraft <command>` for each of `commands`: signals reach it, its exit is ours."""
     folder = settings.home.resolve() / "run"
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "supervisord.conf"
     with config.open("w") as stream:
         _configuration(folder, commands).write(stream)
     environment = os.environ | settings.as_environment()
-    return subprocess.call(
-        [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--silent", "-c", str(config)], env=environment
-    )
+    supervisor = ["-m", "supervisor.supervisord", "--nodaemon", "--silent", "-c", str(config)]
+    os.execve(sys.executable, [sys.executable, *supervisor], environment)  # noqa: S606
 
 
 def _configuration(folder: Path, commands: Sequence[str]) -> configparser.RawConfigParser:
