@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -14,7 +15,12 @@ class Settings(BaseSettings):
 
     task: Path = Field(Path("task.yaml"), description="the task file")
     home: Path = Field(Path(".regraft"), description="folder for whatever has no address of its own below")
-    log_url: str = Field("", description="event log: sqlite:///path; empty for HOME/log.sqlite")
+    log_url: str = Field(
+        "", description="event log: sqlite:///path or kafka://host:port/prefix; empty: HOME/log.sqlite"
+    )
+    durability: Literal["local", "broker", "relaxed"] = Field(
+        "local", description="an answer waits for: the disk of its machine, Kafka's replicas, nothing"
+    )
     versions_url: str = Field("", description="version store: a path or any fsspec URL; empty for HOME/versions")
     history_url: str = Field("", description="history: a path or any fsspec URL; empty for HOME/history")
     provider: Literal["cpu", "cuda"] = Field("cpu", description="execution provider that versions must really get")
@@ -38,6 +44,17 @@ class Settings(BaseSettings):
 
     @property
     def log(self) -> str:
+        """The log's address with what Kafka needs of the other settings: where events wait, and for what.
+
+        Raises ConfigError for a durability that the log cannot give."""
+        if self.log_url.startswith("kafka://"):
+            straight = {"durability": "broker"} if self.durability == "broker" else {}
+            wanted = {"local": str(self.home.resolve() / "outbox.sqlite")} | straight
+            query = urlsplit(self.log_url).query
+            missing = urlencode({name: value for name, value in wanted.items() if name not in parse_qs(query)})
+            return f"{self.log_url.removesuffix('?')}{'&' if query else '?'}{missing}".removesuffix("&")
+        if self.durability == "broker":
+            raise ConfigError("REGRAFT_DURABILITY: broker needs a log on Kafka, and REGRAFT_LOG_URL names none")
         return self.log_url or f"sqlite:///{self.home.resolve() / 'log.sqlite'}"
 
     @property

@@ -17,4 +17,9 @@ def open_log(url: str) -> EventLog:
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path:
         return SQLiteLog(path)
-    raise ConfigError(f"no event log backend for {url!r}; use sqlite:///path/to/log.sqlite")
+    if url.startswith("kafka://"):
+        from regraft.eventlog.address import KafkaAddress
+        from regraft.eventlog.kafka import KafkaLog  # who has no broker need not load the client
+
+        return KafkaLog(KafkaAddress.parse(url))
+    raise ConfigError(f"no event log backend for {url!r}; use sqlite:///path/to/log.sqlite or kafka://host:port/prefix")

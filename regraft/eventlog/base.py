@@ -27,7 +27,7 @@ class Consumer(Protocol):
         ...
 
     def lag(self) -> int:
-        """How many records of its kinds are still to be polled."""
+        """How many records of its kinds are still to be polled. Kafka may count too many, never too few."""
         ...
 
     def close(self) -> None: ...
@@ -37,7 +37,8 @@ class EventLog(Protocol):
     """Safe to use from several threads and several processes at once."""
 
     def append(self, events: Sequence[Event]) -> None:
-        """Durable when it returns; all of `events` or none. An event whose id the log already has is left out.
+        """Durable when it returns; all of `events` or none. An event whose id the log already has is left out, here or,
+        on Kafka, by consumers. What is durable may reach consumers a little later; see `flush`.
 
         Raises LogUnavailable when the log takes no events (a full or failing disk, a lock that is never let go).
         """
@@ -54,10 +55,14 @@ class EventLog(Protocol):
         what `name` committed, else from the beginning. Retention waits for every name that ever committed."""
         ...
 
+    def flush(self, seconds: float) -> None:
+        """Wait until what was appended here before can be read by consumers. Raises LogUnavailable after `seconds`."""
+        ...
+
     def trim(self, before: datetime) -> int:
         """Forget events older than `before` that every named consumer has passed; say how many.
 
-        Kinds marked `retained` stay for good."""
+        Kinds marked `retained` stay for good. Kafka does this by itself."""
         ...
 
     def close(self) -> None:

@@ -66,8 +66,11 @@ class SQLiteLog:
         names = sorted(kind_of(kind) for kind in kinds) if kinds is not None else []
         position = (start or {}).get(STREAM)
         if position is None:
-            position = self._committed(name) if name else 0
+            position = self.committed(name) if name else 0
         return SQLiteConsumer(self, name, names, position)
+
+    def flush(self, seconds: float) -> None:
+        """Consumers read what `append` wrote; there is nothing to wait for."""
 
     def trim(self, before: datetime) -> int:
         transient = [name for name, kind in KINDS.items() if not kind.retained]
@@ -105,9 +108,14 @@ class SQLiteLog:
         except (sqlite3.Error, OSError) as error:
             raise LogUnavailable(f"the event log keeps no offsets: {error}") from error
 
-    def _committed(self, name: str) -> int:
+    def committed(self, name: str) -> int:
+        """The last offset that the consumer `name` is done with."""
         rows = self._query("SELECT offset FROM consumers WHERE name = ?", (name,))
         return int(rows[0][0]) if rows else 0
+
+    def end(self) -> int:
+        """The last offset."""
+        return int(self._query("SELECT coalesce(max(offset), 0) FROM events", ())[0][0])
 
     def _query(self, query: str, values: Sequence[object]) -> list[Any]:
         try:

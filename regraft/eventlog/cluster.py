@@ -1,0 +1,63 @@
+"""One cluster and its topics, as all clients of a log share it: made where missing, checked once a process."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kafka import KafkaAdminClient
+from kafka.errors import KafkaError, NoError, TopicAlreadyExistsError
+
+from regraft.errors import ConfigError, LogUnavailable
+from regraft.eventlog.address import KafkaAddress
+
+# kafka-python tells of every broken connection; what it comes to is said once, by whoever raises LogUnavailable.
+logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def unavailable(what: str) -> Iterator[None]:
+    """Kafka's errors as ours."""
+    try:
+        yield
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise LogUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
+
+
+class Cluster:
+    def __init__(self, address: KafkaAddress) -> None:
+        self.address = address
+        self._lock = threading.Lock()
+        self._partitions: dict[str, int] = {}
+
+    def partitions(self) -> dict[str, int]:
+        """How many partitions each topic has; topics that are missing are made.
+
+        Raises LogUnavailable without a broker or the right to make them, ConfigError where the loop's topic has more
+        than one partition: its order would not be one.
+        """
+        with self._lock:
+            if not self._partitions:
+                with unavailable(f"Kafka at {', '.join(self.address.servers)} is not to be reached"):
+                    self._partitions = self._ensured()
+            return self._partitions
+
+    def _ensured(self) -> dict[str, int]:
+        wanted = self.address.topics
+        with KafkaAdminClient(**self.address.client_options()) as admin:
+            found = _described(admin, wanted)
+            if missing := {name: wanted[name] for name in wanted.keys() - found.keys()}:
+                made = admin.create_topics(missing, raise_errors=False)["topics"]
+                for topic in made:
+                    if topic["error_code"] not in (NoError.errno, TopicAlreadyExistsError.errno):  # another was first
+                        raise LogUnavailable(f"Kafka makes no topic {topic['name']}: {topic['error_message']}")
+                admin.wait_for_topics(list(missing))
+                found = _described(admin, wanted)
+        if found[self.address.loop] != 1:
+            raise ConfigError(f"{self.address.loop} has {found[self.address.loop]} partitions and must have one")
+        return found
+
+
+def _described(admin: KafkaAdminClient, topics: dict[str, dict[str, object]]) -> dict[str, int]:
+    described = admin.describe_topics(list(topics))
+    return {topic["name"]: len(topic["partitions"]) for topic in described if not topic["error_code"]}
