@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from service.parts import Parts
 from tests.fakes import tiny_task, tiny_version
 
 STARTUP_SECONDS = 60.0
+REGRAFT_SERVE = (sys.executable, "-m", "regraft", "serve")
 
 
 def wait_until(condition: Callable[[], Any], *, seconds: float = 20.0, every: float = 0.02) -> None:
@@ -62,21 +63,18 @@ class Installation:
 
 @dataclass
 class Server:
-    """A running `regraft serve`."""
+    """A running server. Each request of `client` has a connection of its own, so that any worker may get it."""
 
     installation: Installation
     process: subprocess.Popen[bytes]
     output: Path
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.installation.settings.port}"
+    client: httpx.Client
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=30, **options)
+        return self.client.post(path, json=body, **options)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30)
+        return self.client.get(path)
 
     def samples(self) -> dict[str, float]:
         """The metrics: `name{labels}` to value."""
@@ -86,6 +84,14 @@ class Server:
     def workers(self) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children()
         return [child for child in children if "_bentoml_impl.worker.service" in " ".join(_command(child))]
+
+    def workers_left(self) -> list[int]:
+        """Workers of this server's home that are still there, whoever their parent is now."""
+        return [
+            process.pid
+            for process in psutil.process_iter()
+            if str(self.installation.settings.home) in _environment(process).get("BENTOML_HOME", "")
+        ]
 
     def ready(self) -> bool:
         try:
@@ -108,6 +114,13 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return dict(process.environ())
+    except psutil.Error:
+        return {}
+
+
 def installation_in(folder: Path, *, workers: int = 1, poll_seconds: float = 0.05, **sections: Any) -> Installation:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -119,31 +132,35 @@ def installation_in(folder: Path, *, workers: int = 1, poll_seconds: float = 0.0
 
 
 @contextmanager
-def serving(installation: Installation) -> Iterator[Server]:
+def serving(installation: Installation, command: Sequence[str] = REGRAFT_SERVE, **environment: str) -> Iterator[Server]:
     """Live when entered; stopped with all its workers when left."""
     output = installation.settings.home.parent / "output.txt"
-    environment = os.environ | installation.settings.as_environment()
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "regraft", "serve"],
-            env=environment,
+            command,
+            env=os.environ | installation.settings.as_environment() | environment,
             stdout=stream,
             stderr=subprocess.STDOUT,
             cwd=installation.settings.home.parent,
         )
-    server = Server(installation, process, output)
+    client = httpx.Client(
+        base_url=f"http://127.0.0.1:{installation.settings.port}",
+        timeout=30,
+        verify=False,
+        limits=httpx.Limits(max_keepalive_connections=0),
+    )
+    server = Server(installation, process, output, client)
     try:
         wait_until(server.alive, seconds=STARTUP_SECONDS, every=0.1)
         yield server
     finally:
-        family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+        client.close()
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(30)
+            process.wait(60)
         finally:
-            for pid in family:  # nothing is left when the stop went well
-                if psutil.pid_exists(pid):
-                    os.kill(pid, signal.SIGKILL)
+            for pid in server.workers_left():  # none, when the stop went well
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

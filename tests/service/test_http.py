@@ -23,7 +23,7 @@ TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def post(server: Server, body: bytes, path: str = "/predict", headers: dict[str, str] | None = None) -> httpx.Response:
-    return httpx.post(server.url + path, content=body, headers=JSON if headers is None else headers, timeout=30)
+    return server.client.post(path, content=body, headers=JSON if headers is None else headers)
 
 
 def problem(response: httpx.Response) -> tuple[int, str, str]:
@@ -166,7 +166,7 @@ def test_a_body_that_does_not_say_its_size_is_cut_at_the_limit(server: Server) -
             yield b" " * 100_000
 
     with suppress(httpx.TransportError):  # the server hangs up while the client is still sending
-        assert problem(httpx.post(server.url + "/predict", content=endless(), headers=JSON))[0] == 413
+        assert problem(server.client.post("/predict", content=endless(), headers=JSON))[0] == 413
     assert sent < 50_000_000
     assert server.alive()
 
@@ -177,7 +177,7 @@ def test_unknown_paths_and_methods_are_answered_like_other_errors(server: Server
     response = server.get("/predict")
     assert problem(response)[:2] == (405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
-    assert problem(httpx.delete(server.url + "/release"))[:2] == (405, "method_not_allowed")
+    assert problem(server.client.delete("/release"))[:2] == (405, "method_not_allowed")
 
 
 def test_bentomls_own_pages_are_there(server: Server) -> None:

@@ -30,6 +30,9 @@ class FakeLog:
     def consumer(self, *args: object, **options: object) -> Consumer:
         raise NotImplementedError
 
+    def flush(self, seconds: float) -> None:
+        raise NotImplementedError
+
     def trim(self, before: object) -> int:
         raise NotImplementedError
 

@@ -1,0 +1,26 @@
+"""A stop cuts nobody off."""
+
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.service.conftest import events_of, installation_in, serving, wait_until
+
+
+def test_requests_in_flight_are_answered_and_logged_before_the_server_is_gone(tmp_path: Path) -> None:
+    installation = installation_in(tmp_path, serving={"sessions": 1, "max_batch": 1})
+    installation.publish("slow", behaviour="slow")
+    installation.release("slow")
+    with serving(installation) as server, ThreadPoolExecutor(8) as callers:
+        wait_until(server.ready)
+        answers = [callers.submit(server.post, "/predict", {"input": f"hello {number}"}) for number in range(8)]
+        wait_until(lambda: len(events_of(installation.log)) >= 1)
+        server.process.send_signal(signal.SIGTERM)
+        responses = [answer.result() for answer in answers]
+        assert server.process.wait(30) == 0
+        assert server.workers_left() == []
+    assert [response.status_code for response in responses] == [200] * 8
+    assert {response.json()["prediction_id"] for response in responses} == {
+        event.id for event in events_of(installation.log)
+    }
+    assert all(response.json()["logged"] for response in responses)
