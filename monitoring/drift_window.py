@@ -14,12 +14,22 @@ from regraft.errors import NotFound
 from regraft.history import as_utc
 from regraft.task import Drift
 
-_FRESH = """
-SELECT {what} FROM (
-    SELECT DISTINCT ON (id) * FROM records
-    WHERE kind = 'prediction_made' AND version = $version AND happened_at > $after
+_FRESH = "kind = 'prediction_made' AND version = $version AND happened_at > $after"
+
+_COUNT = f"SELECT count(DISTINCT id) FROM records WHERE {_FRESH}"  # noqa: S608
+
+# First how far back the window reaches, on one narrow column (even if each event should stand there four times), then
+# the few rows themselves.
+_NEWEST = f"""
+WITH reach AS (
+    SELECT min(happened_at) AS start
+    FROM (SELECT happened_at FROM records WHERE {_FRESH} ORDER BY happened_at DESC LIMIT 4 * $most)
+), newest AS (
+    SELECT DISTINCT ON (id) id, happened_at, input, label, confidence, features
+    FROM records WHERE {_FRESH} AND happened_at >= (SELECT start FROM reach)
 )
-"""
+SELECT happened_at, input, label, confidence, features FROM newest ORDER BY happened_at DESC, id DESC LIMIT $most
+"""  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -39,16 +49,14 @@ def begins(state: LoopState, now: datetime) -> datetime:
 
 def count_fresh(connection: duckdb.DuckDBPyConnection, state: LoopState, now: datetime) -> int:
     values = {"version": state.release.production, "after": as_utc(begins(state, now))}
-    return int(connection.execute(_FRESH.format(what="count(*)"), values).fetchall()[0][0])
+    return int(connection.execute(_COUNT, values).fetchall()[0][0])
 
 
 def fresh(connection: duckdb.DuckDBPyConnection, state: LoopState, rules: Drift, now: datetime) -> Window | None:
     """The window of the next check of the production version; None while it has fewer rows than the task wants."""
     values = {"version": state.release.production, "after": as_utc(begins(state, now)), "most": rules.window}
-    what = "happened_at, input, label, confidence, features"
-    query = _FRESH.format(what=what) + "ORDER BY happened_at DESC, id DESC LIMIT $most"
-    columns = [name.strip() for name in what.split(",")]
-    found = [dict(zip(columns, row, strict=True)) for row in connection.execute(query, values).fetchall()][::-1]
+    columns = ("happened_at", "input", "label", "confidence", "features")
+    found = [dict(zip(columns, row, strict=True)) for row in connection.execute(_NEWEST, values).fetchall()][::-1]
     if len(found) < rules.minimum:
         return None
     start, end = (row["happened_at"].replace(tzinfo=UTC) for row in (found[0], found[-1]))
