@@ -1,5 +1,6 @@
 """What Prometheus scrapes from the monitor: one process, one registry of its own, every name in one place."""
 
+import math
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -35,6 +36,7 @@ class Metrics:
             "regraft_drift_statistic", "Distance of a column in the newest check", "version", "column"
         )
         self.drift_checked = self._gauge("regraft_drift_checked_timestamp_seconds", "When drift was last checked")
+        self.drift_checked.set(math.nan)  # never, until it was
         self.log_lag = self._gauge("regraft_log_lag_events", "Events that a consumer has not dealt with", "consumer")
         self.recorded = self._counter("regraft_recorded_events", "Events written to the history", "kind")
         self.requests = self._counter("regraft_retraining_requests", "Retraining requests, by reason", "reason")

@@ -94,8 +94,8 @@ class Monitor:
         self._recorder.run(self._stop)
 
     def lag(self) -> int:
-        """Events that are in the log and not yet in the history."""
-        return self._log.consumer(start=self.history.positions()).lag()
+        """Events that were in the log and not in the history when the recorder last wrote."""
+        return self._recorder.lag
 
     def judge(self) -> None:
         """Look, show what was found, and ask for a candidate if one is due."""

@@ -40,6 +40,7 @@ class Recorder:
         self._pause = pause
         self._retain = retain
         self._metrics = metrics
+        self.lag = 0  # events that were left in the log after the last step 3
         self._consumer: Consumer | None = None
         self._tidied = time.monotonic()
 
@@ -62,7 +63,8 @@ class Recorder:
         except BaseException:
             self._consumer = None  # what was polled and not written is read again
             raise
-        self._metrics.log_lag.labels(NAME).set(consumer.lag())
+        self.lag = consumer.lag()
+        self._metrics.log_lag.labels(NAME).set(self.lag)
         return len(records)
 
     def tidy(self) -> None:

@@ -128,7 +128,7 @@ def test_killed_again_and_again_while_events_arrive_it_records_each_exactly_once
     writer = threading.Thread(target=_append_until, args=(stage, done, appended))
     writer.start()
     FORKS.set_forkserver_preload(["tests.monitoring.stage"])
-    kills = 20
+    kills = 12
     for _ in range(kills):
         ready, says_ready = FORKS.Pipe(duplex=False)
         process = FORKS.Process(target=record_forever, args=(stage.settings.log, stage.settings.history, says_ready))
