@@ -84,9 +84,9 @@ class Judge:
             try:
                 metric = self._store.manifest(version).validation.get("accuracy")
             except (NotFound, VersionRefused) as error:
-                LOGGER.warning("no validation accuracy: %s", error.message)
-                return None
-            self._validation[version] = metric.value if metric else None
+                LOGGER.warning("version %s has no validation accuracy: %s", version, error.message)
+                metric = None
+            self._validation[version] = metric.value if metric else None  # a version never changes
         return self._validation[version]
 
 
