@@ -15,15 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks.serving.load import Job, Outcome
 from benchmarks.serving.material import ROOT, TASK, VERSION, VERSIONS, WORK
 from benchmarks.serving.wire import PROTOCOLS
-from regraft.settings import Settings
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 15.0
@@ -47,25 +46,20 @@ class Contender:
         return f"{self.server} ({self.logging})" if self.logging else self.server
 
 
-def regraft(logging: str) -> Contender:
-    environment = {"REGRAFT_VERSIONS_URL": str(VERSIONS)}
-    if logging_levels():
-        environment |= {"REGRAFT_DURABILITY": logging}
-    return Contender("regraft", _regraft_command, ("HTTP /predict",), logging or "local", environment)
+def regraft(logging: str, log_url: str = "") -> Contender:
+    """`logging` is a value of REGRAFT_DURABILITY; `broker` needs the `log_url` of a log on Kafka."""
+    environment = {"REGRAFT_VERSIONS_URL": str(VERSIONS), "REGRAFT_DURABILITY": logging, "REGRAFT_LOG_URL": log_url}
+    return Contender("regraft", partial(_regraft_command, environment), ("HTTP /predict",), logging, environment)
 
 
-def _regraft_command(port: int, home: Path) -> Sequence[str | Path]:
-    """The command line itself; the version is put into production first."""
+def _regraft_command(environment: Mapping[str, str], port: int, home: Path) -> Sequence[str | Path]:
+    """The command line itself; the version is put into production first, if it is not there from the last time."""
     command: list[str | Path] = [OURS / "regraft", "--task", TASK, "--home", home]
-    environment = os.environ | {"REGRAFT_VERSIONS_URL": str(VERSIONS)}
-    subprocess.run([*command, "release", "promote", VERSION], env=environment, check=True, stdout=subprocess.DEVNULL)
+    around = os.environ | environment
+    release = subprocess.run([*command, "release", "show"], env=around, check=True, stdout=subprocess.PIPE)
+    if json.loads(release.stdout)["production"] != VERSION:
+        subprocess.run([*command, "release", "promote", VERSION], env=around, check=True, stdout=subprocess.DEVNULL)
     return ["env", f"REGRAFT_PORT={port}", *command, "serve"]
-
-
-def logging_levels() -> Sequence[str]:
-    """What this Regraft can be told about how safe a prediction is before it is answered; empty if nothing."""
-    setting = Settings.model_fields.get("durability")
-    return get_args(setting.annotation) if setting else ()
 
 
 OTHERS = (
@@ -100,9 +94,8 @@ OTHERS = (
 ECHO = Contender("echo", lambda port, _: [THEIRS / "python", "-m", f"{SERVERS}.echo", str(port)], ("HTTP",))
 
 
-def contenders() -> list[Contender]:
-    levels = [level for level in ("off", "local") if level in logging_levels()] or [""]
-    return [*(regraft(level) for level in levels), *OTHERS]
+def contenders(logging: Sequence[str] = ("local",), log_url: str = "") -> list[Contender]:
+    return [*(regraft(one, log_url if one == "broker" else "") for one in logging), *OTHERS]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,11 @@ def main() -> None:
     raw, asked = Raw(), texts()
     _say(f"asking ONNX Runtime for the right answers to {len(asked)} texts ({raw.precision})")
     expected = raw.answers(asked)
-    chosen = [one for one in contenders() if not options.servers or one.server in options.servers]
+    chosen = [
+        one
+        for one in contenders(options.logging, options.kafka)
+        if not options.servers or one.server in options.servers
+    ]
     rows: list[Row] = []
     for number in range(options.rounds):
         alone, most = _limit(raw, asked, options.seconds)
@@ -173,6 +177,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of each measurement; default 8, quick 2.5")
     parser.add_argument("--concurrency", type=_numbers, default=CONCURRENCIES, help="such as 1,64")
     parser.add_argument("--servers", type=_names, default=(), help="only these, such as regraft,fastapi")
+    parser.add_argument(
+        "--logging", type=_names, default=("local",), help="durabilities of Regraft, such as local,broker"
+    )
+    parser.add_argument("--kafka", default="", help="for broker: the log's address, kafka://host:port/prefix")
     parser.add_argument("--json", type=Path, help="write one JSON object a row here")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
