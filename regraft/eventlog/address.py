@@ -15,7 +15,7 @@ from regraft.errors import ConfigError
 from regraft.events import KINDS, Event, kind_of
 
 FORM = "kafka://host:port[,host:port]/regraft.<task>"
-BOOTSTRAP_MS = 5_000
+BOOTSTRAP_MS = 3_000
 REQUEST_MS = 5_000
 
 

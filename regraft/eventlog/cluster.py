@@ -2,11 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, NoError, TopicAlreadyExistsError
+from kafka.net.compat import KafkaNetClient
 
 from regraft.errors import ConfigError, LogUnavailable
 from regraft.eventlog.address import KafkaAddress
@@ -29,6 +32,7 @@ class Cluster:
         self.address = address
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
+        self._failed_at = 0.0
 
     def partitions(self) -> dict[str, int]:
         """How many partitions each topic has; topics that are missing are made.
@@ -36,15 +40,41 @@ class Cluster:
         Raises LogUnavailable without a broker or the right to make them, ConfigError where the loop's topic has more
         than one partition: its order would not be one.
         """
+        asked_at = time.monotonic()
         with self._lock:
             if not self._partitions:
-                with unavailable(f"Kafka at {', '.join(self.address.servers)} is not to be reached"):
-                    self._partitions = self._ensured()
+                if self._failed_at > asked_at:  # by another thread; not each waits for a try of its own
+                    raise LogUnavailable(self._unreachable)
+                try:
+                    with unavailable(self._unreachable):
+                        self._partitions = self._ensured()
+                except LogUnavailable:
+                    self._failed_at = time.monotonic()
+                    raise
             return self._partitions
+
+    @property
+    def _unreachable(self) -> str:
+        return f"Kafka at {', '.join(self.address.servers)} is not to be reached"
+
+    def connect(self, kind: Callable[..., Any], **options: Any) -> Any:
+        """A client of this kind. One that finds no broker leaves nothing behind (by itself, 3.0.12, its thread)."""
+        network: list[KafkaNetClient] = []
+
+        def remembered(**given: Any) -> KafkaNetClient:
+            network.append(KafkaNetClient(**given))
+            return network[0]
+
+        try:
+            return kind(**self.address.client_options(), **options, kafka_client=remembered)
+        except BaseException:
+            for one in network:
+                one.close()
+            raise
 
     def _ensured(self) -> dict[str, int]:
         wanted = self.address.topics
-        with KafkaAdminClient(**self.address.client_options()) as admin:
+        with self.connect(KafkaAdminClient) as admin:
             found = _described(admin, wanted)
             if missing := {name: wanted[name] for name in wanted.keys() - found.keys()}:
                 made = admin.create_topics(missing, raise_errors=False)["topics"]

@@ -76,8 +76,8 @@ class Publisher:
     def _opened(self) -> KafkaProducer:
         with self._lock:
             if self._producer is None:
-                self._producer = KafkaProducer(
-                    **self._cluster.address.client_options(),
+                self._producer = self._cluster.connect(
+                    KafkaProducer,
                     acks="all",
                     enable_idempotence=True,
                     allow_auto_create_topics=False,

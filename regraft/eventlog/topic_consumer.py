@@ -135,8 +135,8 @@ class TopicConsumer:
         if self._client is None:
             counts = self._cluster.partitions()
             address = self._cluster.address
-            client = kafka.KafkaConsumer(
-                **address.client_options(),
+            client = self._cluster.connect(
+                kafka.KafkaConsumer,
                 group_id=f"{address.prefix}.{self._name}" if self._name else None,
                 enable_auto_commit=False,
                 fetch_max_wait_ms=5,  # a fetch that waits holds up the question where the end is

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from regraft.errors import ConfigError
+from regraft.eventlog.address import KafkaAddress
 from regraft.settings import Settings
 
 
@@ -28,6 +29,24 @@ def test_a_child_process_reads_the_same(monkeypatch: pytest.MonkeyPatch, tmp_pat
     for name, value in settings.as_environment().items():
         monkeypatch.setenv(name, value)
     assert Settings.read() == settings
+
+
+def test_a_log_on_kafka_gets_its_place_on_this_machine(tmp_path: Path) -> None:
+    settings = Settings.read(home=tmp_path, log_url="kafka://broker:9092/regraft.reviews")
+    assert KafkaAddress.parse(settings.log).local == tmp_path / "outbox.sqlite"
+    assert KafkaAddress.parse(settings.log).durability == "local"
+
+
+def test_what_the_log_url_says_itself_is_left_alone(tmp_path: Path) -> None:
+    url = f"kafka://broker:9092/regraft.reviews?local={tmp_path}/mine&partitions=12"
+    assert Settings.read(log_url=url).log == url
+    address = KafkaAddress.parse(Settings.read(log_url=url, durability="broker").log)
+    assert (address.local, address.partitions, address.durability) == (tmp_path / "mine", 12, "broker")
+
+
+def test_a_durability_that_the_log_cannot_give_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="REGRAFT_DURABILITY"):
+        _ = Settings.read(home=tmp_path, durability="broker").log
 
 
 @pytest.mark.parametrize(("name", "value"), [("PORT", "many"), ("PORT", "0"), ("PROVIDER", "tpu"), ("WORKERS", "0")])
