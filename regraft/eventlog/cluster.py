@@ -20,11 +20,13 @@ logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 @contextmanager
 def unavailable(what: str) -> Iterator[None]:
-    """Kafka's errors as ours."""
+    """Kafka's errors as ours. Settings that went wrong under way (a password file that is gone) are an outage too."""
     try:
         yield
     except (KafkaError, OSError, TimeoutError) as error:
         raise LogUnavailable(f"{what}: {str(error) or type(error).__name__}") from error
+    except ConfigError as error:
+        raise LogUnavailable(f"{what}: {error.message}") from error
 
 
 class Cluster:
@@ -37,8 +39,8 @@ class Cluster:
     def partitions(self) -> dict[str, int]:
         """How many partitions each topic has; topics that are missing are made.
 
-        Raises LogUnavailable without a broker or the right to make them, ConfigError where the loop's topic has more
-        than one partition: its order would not be one.
+        Raises LogUnavailable without a broker or the right to make them, and where the loop's topic has more than one
+        partition: its order would not be one.
         """
         asked_at = time.monotonic()
         with self._lock:
@@ -84,7 +86,7 @@ class Cluster:
                 admin.wait_for_topics(list(missing))
                 found = _described(admin, wanted)
         if found[self.address.loop] != 1:
-            raise ConfigError(f"{self.address.loop} has {found[self.address.loop]} partitions and must have one")
+            raise LogUnavailable(f"{self.address.loop} has {found[self.address.loop]} partitions and must have one")
         return found
 
 

@@ -30,7 +30,8 @@ class KafkaLog:
     """Makes no connection until one is needed, so that it opens without a broker."""
 
     def __init__(self, address: KafkaAddress) -> None:
-        """Raises LogUnavailable where the local log cannot be opened."""
+        """Raises LogUnavailable where the local log cannot be opened, ConfigError where the password cannot be read."""
+        address.client_options()
         self._straight = address.durability == "broker"
         self._local = SQLiteLog(address.local)
         self._cluster = Cluster(address)

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from regraft.errors import RegraftError
+from regraft.errors import LogUnavailable
 from regraft.eventlog.base import Consumer
 from regraft.eventlog.lease import Lease
 from regraft.eventlog.publisher import Publisher, Refused
@@ -97,7 +97,7 @@ class Relay:
                 forwarded = self.forward()
                 self._tidy()
                 self._complained = False
-            except (RegraftError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # it is told, and events wait; no relay at all would tell nothing
                 self._complain(error)
                 if self._stop.wait(RETRY_SECONDS):
                     return
@@ -121,9 +121,10 @@ class Relay:
             self._tidied = time.monotonic()
 
     def _complain(self, error: Exception) -> None:
-        """Once an outage."""
+        """Once an outage, or a defect."""
         if not self._complained and not self._stop.is_set():
-            LOGGER.warning("events wait on this machine: %s", error)
+            defect = None if isinstance(error, LogUnavailable) else error
+            LOGGER.error("events wait on this machine: %s", error, exc_info=defect)
         self._complained = True
 
 
