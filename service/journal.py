@@ -43,17 +43,22 @@ class Journal:
 
     async def append(self, events: Sequence[Event]) -> bool:
         """Whether `events` are known to be durable. False: they are lost, or the log was too slow to say."""
-        if len(self._waiting) >= self._max_waiting:
-            return False
-        entry = _Entry(events, asyncio.get_running_loop().create_future())
-        self._waiting.append(entry)
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
         try:
             async with asyncio.timeout(self._patience):
-                return await entry.logged
+                return await self.submit(events)
         except TimeoutError:
             return False
+
+    def submit(self, events: Sequence[Event]) -> asyncio.Future[bool]:
+        """For who need not wait: whether they are durable is known once the future is done. Cancel it at will."""
+        logged: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if len(self._waiting) >= self._max_waiting:
+            logged.set_result(False)
+            return logged
+        self._waiting.append(_Entry(events, logged))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+        return logged
 
     async def close(self) -> None:
         """Whatever waits is written first."""

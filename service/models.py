@@ -28,7 +28,8 @@ class Network:
 
     def __init__(self, folder: Path, manifest: Manifest, provider: Literal["cpu", "cuda"]) -> None:
         """Raises VersionRefused where the provider is not the one asked for; ONNX Runtime itself only falls back."""
-        artifact = manifest.artifacts[manifest.serve_gpu if provider == "cuda" else manifest.serve_cpu]
+        self.precision = manifest.serve_gpu if provider == "cuda" else manifest.serve_cpu
+        artifact = manifest.artifacts[self.precision]
         self.preprocessor = TextPreprocessor.load(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # parallel are the runs, not the work within one
@@ -130,11 +131,12 @@ def _check_network(network: Network, manifest: Manifest, folder: Path) -> None:
 def _replay(network: Network, manifest: Manifest, number: int, example: dict[str, Any]) -> None:
     encodings = network.preprocessor.encode([example["input"]])
     tensors = network.preprocessor.collate(encodings)
-    for name, expected in example["tensors"].items():
-        if not np.array_equal(np.atleast_2d(expected), tensors[name]):
+    for name, tensor in example["tensors"].items():
+        if not np.array_equal(np.atleast_2d(tensor), tensors[name]):
             raise VersionRefused(f"golden example {number} is preprocessed to other {name}")
     outputs = network.run(encodings)
-    difference = float(np.abs(outputs.probabilities[0] - np.asarray(example["probabilities"])).max())
+    expected = example.get("by_precision", {}).get(network.precision, example["probabilities"])
+    difference = float(np.abs(outputs.probabilities[0] - np.asarray(expected)).max())
     if not difference <= manifest.tolerance:  # not a number is no reproduction either
         raise VersionRefused(f"golden example {number} is answered with a difference of {difference:.2g}")
     if outputs.features.shape != (1, manifest.features):

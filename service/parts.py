@@ -42,7 +42,7 @@ class Parts:
             metrics=metrics,
             following=following,
             journal=journal,
-            predictor=Predictor(task, following, journal, metrics),
+            predictor=Predictor(task, following, journal, metrics, wait_for_log=settings.durability != "relaxed"),
             feedback=FeedbackBox(task, journal, metrics),
         )
 

@@ -37,15 +37,18 @@ class PredictRequest:
 
 @dataclass(frozen=True)
 class Answer:
-    """The predictions, in the order of the inputs, and whether they are in the event log."""
+    """Predictions in the order of the inputs, and whether they are in the event log (None: nobody waited for it)."""
 
     predictions: Sequence[PredictionMade]
     labels: Sequence[str]
-    logged: bool
+    logged: bool | None
 
 
 class Predictor:
-    def __init__(self, task: Task, following: Following, journal: Journal, metrics: Metrics) -> None:
+    def __init__(
+        self, task: Task, following: Following, journal: Journal, metrics: Metrics, *, wait_for_log: bool = True
+    ) -> None:
+        self._wait_for_log = wait_for_log
         self._timeout = task.serving.timeout_seconds
         self._audit = task.audit
         self._following = following
@@ -94,13 +97,25 @@ class Predictor:
             )
             for index, score in enumerate(scores)
         ]
-        logged = await self._journal.append(predictions)
-        self._observe(predictions, scores, logged, time.perf_counter() - started)
+        logged = await self._log(predictions)
+        self._observe(predictions, scores, time.perf_counter() - started)
         return Answer(predictions, model.labels, logged)
 
-    def _observe(
-        self, predictions: Sequence[PredictionMade], scores: Sequence[Score], logged: bool, seconds: float
-    ) -> None:
+    async def _log(self, predictions: Sequence[PredictionMade]) -> bool | None:
+        if not self._wait_for_log:
+            self._journal.submit(predictions).add_done_callback(
+                lambda logged: self._count_unlogged(predictions, logged.result())
+            )
+            return None
+        logged = await self._journal.append(predictions)
+        self._count_unlogged(predictions, logged)
+        return logged
+
+    def _count_unlogged(self, predictions: Sequence[PredictionMade], logged: bool) -> None:
+        if not logged:
+            self._metrics.unlogged.inc(len(predictions))
+
+    def _observe(self, predictions: Sequence[PredictionMade], scores: Sequence[Score], seconds: float) -> None:
         version, arm = predictions[0].version, predictions[0].arm
         confidence = self._metrics.confidence.labels(version, arm)
         queue_seconds = self._metrics.queue_seconds.labels(version, arm)
@@ -109,8 +124,6 @@ class Predictor:
             confidence.observe(prediction.confidence)
             queue_seconds.observe(score.queue_seconds)
         self._metrics.request_seconds.labels(version, arm).observe(seconds)
-        if not logged:
-            self._metrics.unlogged.inc(len(predictions))
 
 
 def _start_shadowing(other: Model | None, inputs: Sequence[str]) -> asyncio.Task[list[Shadow]] | None:

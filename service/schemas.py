@@ -64,7 +64,10 @@ class PredictionAnswer(BaseModel):
     probabilities: dict[str, float] = Field(description="calibrated, by label")
     version: str
     arm: Literal["production", "candidate"]
-    logged: bool = Field(description="false: the event log did not take the prediction; nothing else is wrong with it")
+    logged: bool | None = Field(
+        description="false: the event log did not take the prediction, nothing else is wrong with it;"
+        " null: with the durability `relaxed`, where the answer does not wait for the log"
+    )
     trace_id: str | None = Field(description="trace id of the request's traceparent header")
 
 

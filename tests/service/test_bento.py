@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,14 @@ import regraft, service.app
 print(service.app.__file__, regraft.__file__)
 print([name for name in ("torch", "transformers", "evidently", "duckdb", "training") if name in sys.modules])
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncounted() -> Iterator[None]:
+    """The copies in the Bento are not what coverage is about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")

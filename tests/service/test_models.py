@@ -1,5 +1,6 @@
 """Which versions may serve, and what a loaded one answers."""
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import pytest
 
 from regraft.errors import InvalidInput, NotFound, VersionRefused
 from regraft.task import Task
-from regraft.versions import Manifest, VersionStore
+from regraft.versions import Manifest, VersionStore, read_golden
 from service.batching import BatchRun
 from service.models import Model, load
 from tests.fakes import GOLDEN, Behaviour, tiny_task, tiny_version
@@ -94,6 +95,18 @@ def test_a_version_that_preprocesses_differently_is_refused(
     rewrite(tmp_path, manifest.model_copy(update={"files": unhashed}))
     with pytest.raises(VersionRefused, match=sentence):
         loaded(tmp_path, task)
+
+
+def test_golden_examples_are_those_of_the_precision_that_serves(tmp_path: Path, task: Task) -> None:
+    manifest = tiny_version(tmp_path / "versions", "v1")
+    golden = tmp_path / "versions" / "v1" / "golden.json"
+    examples = [
+        example | {"by_precision": {"fp32": example["probabilities"]}, "probabilities": [1.0, 0.0, 0.0]}
+        for example in read_golden(golden.parent)
+    ]
+    golden.write_text(json.dumps({"examples": examples}))
+    rewrite(tmp_path, manifest.model_copy(update={"files": {}}))
+    assert loaded(tmp_path, task).version == "v1"
 
 
 def test_a_version_without_golden_examples_is_refused(tmp_path: Path, task: Task) -> None:

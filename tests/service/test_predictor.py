@@ -146,6 +146,22 @@ async def test_a_log_that_takes_nothing_does_not_keep_an_answer_back(
     assert events_of(installation.log) == []
 
 
+async def test_with_relaxed_durability_answers_do_not_wait_for_the_log(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts.assemble(installation.settings.model_copy(update={"durability": "relaxed"}))
+    await parts.start()
+    kept = await parts.predictor.predict(PredictRequest(["hello"]))
+    assert kept.logged is None
+    wait = asyncio.create_task(parts.journal.append([]))  # behind what waits already
+    assert await wait
+    assert events_of(installation.log) == kept.predictions
+    monkeypatch.setattr(parts.log, "append", _refuse)
+    assert (await parts.predictor.predict(PredictRequest(["hello", "world"]))).logged is None
+    await parts.close()
+    assert parts.metrics.unlogged._value.get() == 2
+
+
 async def test_feedback_that_cannot_be_logged_is_refused(parts: Parts, refusing_log: Callable[[], None]) -> None:
     refusing_log()
     with pytest.raises(LogUnavailable):
@@ -161,7 +177,8 @@ async def test_before_a_version_is_loaded_there_are_no_answers(tmp_path_factory:
 
 @pytest.fixture
 def refusing_log(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    def refuse(events: object) -> None:
-        raise LogUnavailable("the disk is full")
+    return lambda: monkeypatch.setattr(parts.log, "append", _refuse)
 
-    return lambda: monkeypatch.setattr(parts.log, "append", refuse)
+
+def _refuse(events: object) -> None:
+    raise LogUnavailable("the disk is full")
