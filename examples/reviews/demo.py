@@ -162,8 +162,10 @@ async def tell(settings: Settings) -> None:
 
 async def calm(timeline: Timeline, callers: Callers, amazon: list[Snippet]) -> None:
     say("CALM: more Amazon reviews. Simulated users flag, simulated reviewers answer with the crowd's label")
-    await callers.send(amazon, per_second=60)
-    await timeline.wait_for(DriftMeasured, seconds=60, count=2)
+    half = len(amazon) // 2
+    for number, part in enumerate((amazon[:half], amazon[half:]), start=1):
+        await callers.send(part, per_second=60)
+        await timeline.wait_for(DriftMeasured, seconds=60, count=number)
     alarms = timeline.events_of(DriftMeasured, lambda check: check.drifted)
     if [*alarms, *timeline.events_of(RetrainingRequested)]:
         raise StoryError("something fired in the calm phase")
