@@ -111,11 +111,15 @@ def data_card(task: Task, table: Table, parts: Parts) -> dict[str, Any]:
         "seed": task.data.seed,
         "shares": {"validation": task.data.validation, "test": task.data.test},
         "labels": dict(Counter(row.label for row in table.rows)),
-        "parts": {
-            name: {"rows": len(part), "labels": dict(sorted(Counter(row.label for row in part).items()))}
-            for name, part in zip(Parts._fields, parts, strict=True)
-        },
+        "parts": part_counts(parts),
         "split_sha256": split_hash(parts),
+    }
+
+
+def part_counts(parts: Parts) -> dict[str, Any]:
+    return {
+        name: {"rows": len(part), "labels": dict(sorted(Counter(row.label for row in part).items()))}
+        for name, part in zip(Parts._fields, parts, strict=True)
     }
 
 

@@ -1,0 +1,159 @@
+"""The data of a retraining, and whether the candidate that it gives is worth an A/B test.
+
+original parts + reviewed predictions -> newest held out by time -> train, validation, test as before -> candidate
+candidate and production -> the original test part, and the newest labels -> paired differences -> refused, or not
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from regraft.errors import DataError
+from regraft.history import History, as_utc
+from regraft.preprocessing import TextPreprocessor
+from regraft.task import Task
+from regraft.versions import Manifest
+from training.checks import refuse_leaks
+from training.data import Parts, Row, part_counts, same_text, split_hash
+from training.evaluate import compare
+from training.runtime import Scorer
+from training.train import Dataset, labels_of_rows, texts
+
+FEWEST_NEWEST = 20  # labels; fewer say nothing about which of two versions is better
+
+# The newest review of each prediction, of those given until a moment: the same answer whenever it is asked.
+_REVIEWED = """
+WITH reviewed AS (
+    SELECT prediction_id, arg_max(label, id) AS label, arg_max(happened_at, id) AS reviewed_at, max(id) AS review_id
+    FROM records WHERE kind = 'review_given' AND happened_at <= $until GROUP BY prediction_id
+)
+SELECT p.id, p.input, r.label, r.review_id
+FROM reviewed r JOIN predictions p ON p.id = r.prediction_id
+WHERE p.input IS NOT NULL ORDER BY r.reviewed_at, r.review_id
+"""
+
+
+class Material(NamedTuple):
+    """What a candidate is trained on, and the newest labels that it is judged on and never sees."""
+
+    dataset: Dataset
+    newest: list[Row]
+
+
+def reviewed_rows(history: History, until: datetime, labels: Sequence[str]) -> list[Row]:
+    """Predictions as labelled examples, in order of review. Labels that the task no longer has are left out."""
+    connection = history.connect()
+    try:
+        found = connection.execute(_REVIEWED, {"until": as_utc(until)}).fetchall()
+    finally:
+        connection.close()
+    return [Row(id_, text, label, f"review {review}") for id_, text, label, review in found if label in labels]
+
+
+def trained_on(folder: Path) -> set[str]:
+    """The texts that the version in `folder` was trained or tuned on."""
+    file = folder / "rows.parquet"
+    if not file.is_file():
+        return set()
+    rows = pq.read_table(file, columns=["part", "text"]).to_pylist()
+    return {row["text"] for row in rows if row["part"] != "test"}
+
+
+def assemble(original: Dataset, reviewed: Sequence[Row], seen: set[str], newest_share: float) -> Material:
+    """Reviewed labels join the training part; validation and test stay as they were.
+
+    The newest are held out. Of those, texts that the original data or production (`seen`) know are left out, or
+    production would be judged on what it was trained on. A newer label of a text replaces an older one.
+    """
+    parts = original.parts
+    held = max(1, round(len(reviewed) * newest_share))
+    earlier, latest = reviewed[:-held], reviewed[-held:]
+    known = seen | {same_text(row.text) for part in parts for row in part}
+    newest = [row for text, row in _by_text(latest).items() if text not in known]
+    apart = {same_text(row.text) for rows in (newest, parts.validation, parts.test) for row in rows}
+    new = {text: row for text, row in _by_text(earlier).items() if text not in apart}
+    kept = [row for row in parts.train if same_text(row.text) not in new]
+    together = Parts([*kept, *new.values()], parts.validation, parts.test)
+    refuse_leaks(together)
+    card = original.card | {
+        "parts": part_counts(together),
+        "split_sha256": split_hash(together),
+        "reviewed": {"rows": len(reviewed), "trained_on": len(new), "held_out": len(newest)},
+    }
+    return Material(Dataset(together, original.findings, card), newest)
+
+
+def frozen(file: Path, make: Callable[[], Material]) -> Material:
+    """What `make` gives, kept in `file`: a run that goes on finds the data that it began with."""
+    if not file.is_file():
+        dataset, newest = make()
+        body = {"parts": dataset.parts._asdict(), "findings": dataset.findings, "card": dataset.card, "newest": newest}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.part")
+        part.write_text(json.dumps(body))
+        part.replace(file)
+    body = json.loads(file.read_text())
+    parts = Parts(**{name: [Row(*row) for row in rows] for name, rows in body["parts"].items()})
+    return Material(Dataset(parts, body["findings"], body["card"]), [Row(*row) for row in body["newest"]])
+
+
+def compare_versions(
+    task: Task, material: Material, candidate: tuple[Path, Manifest], production: tuple[Path, Manifest]
+) -> dict[str, Any]:
+    """Accuracy of both on the original test part and on the newest labels, with the paired difference's interval.
+
+    Raises DataError when there are too few newest labels, or the versions do not know the same labels.
+    """
+    if production[1].labels != candidate[1].labels:
+        raise DataError("production has other labels than the task; the two cannot be compared")
+    if len(material.newest) < FEWEST_NEWEST:
+        raise DataError(
+            f"only {len(material.newest)} new labels could be held out to judge the candidate on,"
+            f" {FEWEST_NEWEST} are needed"
+        )
+    parts = {"original_test": material.dataset.parts.test, "newest": material.newest}
+    evidence: dict[str, Any] = {}
+    for name, rows in parts.items():
+        truth = labels_of_rows(rows, task)
+        ours, theirs = _answers(*candidate, rows), _answers(*production, rows)
+        options = {"resamples": task.training.bootstrap, "seed": task.data.seed}
+        difference = compare(truth, ours, theirs, task.labels, **options)
+        evidence[name] = {
+            "rows": len(rows),
+            "candidate_accuracy": float(np.mean(ours == truth)),
+            "production_accuracy": float(np.mean(theirs == truth)),
+            "difference": {metric: value.model_dump() for metric, value in difference.items()},
+        }
+    return evidence
+
+
+def objection(evidence: dict[str, Any], forgetting: float) -> str | None:
+    """Why the candidate gets no A/B test, or None. The differences themselves count: what chance adds, the test bears.
+
+    Asking for intervals that exclude 0 would turn away most candidates that are better, when newest labels are few.
+    """
+    lost = -evidence["original_test"]["difference"]["accuracy"]["value"]
+    gained = evidence["newest"]["difference"]["accuracy"]["value"]
+    if lost > forgetting:
+        return f"the candidate forgets: {lost:.3f} of accuracy lost on the original test part, {forgetting} is allowed"
+    if gained <= 0:
+        return f"the candidate is no better on the newest labels: {gained:+.3f} of accuracy"
+    return None
+
+
+def _answers(folder: Path, manifest: Manifest, rows: Sequence[Row]) -> NDArray[np.int64]:
+    preprocessor = TextPreprocessor.load(folder)
+    scorer = Scorer(folder / manifest.artifacts[manifest.serve_cpu].file, preprocessor)
+    answers: NDArray[np.int64] = scorer.score(preprocessor.encode(texts(rows))).probabilities.argmax(axis=1)
+    return answers
+
+
+def _by_text(rows: Sequence[Row]) -> dict[str, Row]:
+    """The last row of each text."""
+    return {same_text(row.text): row for row in rows}
