@@ -57,3 +57,9 @@ def bins(probabilities: NDArray[np.floating], truth: NDArray[np.int64]) -> list[
         for here in (place == index for index in range(BINS))
         if here.any()
     ]
+
+
+def warmer(probabilities: NDArray[np.floating], factor: float) -> NDArray[np.float64]:
+    """What the probabilities (rows, labels) would be with `factor` times the temperature."""
+    logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
+    return np.asarray(softmax(logits / factor, axis=1))
