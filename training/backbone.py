@@ -18,10 +18,11 @@ from regraft.errors import ConfigError
 from regraft.preprocessing import TextPreprocessor, TextSpec
 from regraft.task import Backbone, Task
 
-# Licences that allow commercial use of what is made from the weights, by the names that model cards use (SPDX, lower case).
+# Licences that allow commercial use of what is made from the weights, by the names that model cards use.
 PERMISSIVE = frozenset(
-    "apache-2.0 mit bsd bsd-2-clause bsd-3-clause isc cc0-1.0 cc-by-4.0 cc-by-3.0 cc-by-2.0 unlicense zlib pddl wtfpl"
-    " artistic-2.0 bsl-1.0 cdla-permissive-1.0 cdla-permissive-2.0 ms-pl afl-3.0 ecl-2.0 postgresql ncsa".split()
+    {"apache-2.0", "mit", "isc", "unlicense", "zlib", "wtfpl", "ncsa", "postgresql", "ms-pl", "pddl", "artistic-2.0"}
+    | {"bsd", "bsd-2-clause", "bsd-3-clause", "bsl-1.0", "afl-3.0", "ecl-2.0", "cc0-1.0", "cc-by-2.0", "cc-by-3.0"}
+    | {"cc-by-4.0", "cdla-permissive-1.0", "cdla-permissive-2.0"}
 )
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")  # no pickles, no code
 

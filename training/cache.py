@@ -16,7 +16,7 @@ from regraft.preprocessing import Encoding, TextPreprocessor
 from training.network import Network
 from training.precision import computing
 
-PREFIX_BATCH = 64
+PREFIX_BATCH = 32
 
 
 class Batch(NamedTuple):

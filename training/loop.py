@@ -61,6 +61,7 @@ class Point:
 class Progress:
     step: int = 0  # batches done
     best_step: int = 0  # 0: none validated yet
+    best_macro_f1: float = -1.0
     best_loss: float = math.inf
     without_improvement: int = 0
     stopped_early: bool = False
@@ -136,8 +137,8 @@ def epoch_batches(lengths: Tensor, settings: Training, epoch: int) -> list[list[
     batches: list[list[int]] = []
     for start in range(0, len(order), chunk):
         indices = order[start : start + chunk]
-        for places in batches_by_length(lengths[indices].tolist(), settings.batch_size):
-            batches.append(indices[places].tolist())
+        by_length = batches_by_length(lengths[indices].tolist(), settings.batch_size)
+        batches += [indices[places].tolist() for places in by_length]
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
@@ -201,10 +202,16 @@ def validate(network: Network, validation: Examples, dtype: torch.dtype, progres
 
 
 def judge(progress: Progress, point: Point, patience: int) -> bool:
-    """Whether `point` is the best so far; after `patience` points that are not, the loop stops."""
-    better = point.validation_loss < progress.best_loss
+    """Whether `point` is the best so far, by macro F1 and then by loss; after `patience` that are not, the loop stops.
+
+    By loss alone it would stop too soon: the loss rises with overconfidence, which the temperature mends afterwards,
+    while the answers still get better.
+    """
+    reached = (point.validation_macro_f1, -point.validation_loss)
+    better = reached > (progress.best_macro_f1, -progress.best_loss)
     if better:
-        progress.best_loss, progress.best_step, progress.without_improvement = point.validation_loss, point.step, 0
+        progress.best_macro_f1, progress.best_loss = point.validation_macro_f1, point.validation_loss
+        progress.best_step, progress.without_improvement = point.step, 0
     else:
         progress.without_improvement += 1
         progress.stopped_early = progress.without_improvement >= patience
@@ -239,7 +246,7 @@ def write_curve(board: SummaryWriter, point: Point) -> None:
         part, _, metric = name.partition("_")
         tag = f"{metric}/{part}" if part in {"train", "validation"} else name
         if name != "step":
-            board.add_scalar(tag, value, point.step)  # type: ignore[no-untyped-call]
+            board.add_scalar(tag, value, point.step)
 
 
 def _optimizer(network: Network, settings: Training) -> torch.optim.Optimizer:

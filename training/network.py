@@ -1,17 +1,17 @@
 """The network: a pre-trained encoder cut at the frozen boundary, and a new head on what its tokens say on average.
 
-    ids, mask -> prefix (embeddings and frozen layers) -> hidden -> suffix (layers that learn) -> pooled -> head -> logits
+    ids, mask -> prefix (embeddings, frozen layers) -> hidden -> suffix (layers that learn) -> pooled -> head -> logits
 
 Whatever lies in the prefix never changes in a stage, so its output is computed once; see training/loop.py.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
+from transformers.utils import logging
 
 from regraft.errors import ConfigError
 from training.backbone import BackboneCard
@@ -53,13 +53,7 @@ class Network(nn.Module):
     @classmethod
     def load(cls, card: BackboneCard, *, labels: int, frozen: float, seed: int) -> Self:
         """The pre-trained encoder under a fresh head. Raises ConfigError for an encoder that cannot be cut."""
-        try:
-            encoder: Any = AutoModel.from_pretrained(
-                card.folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-            )
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"the backbone {card.source} cannot be loaded: {error}") from error
-        encoder.eval()
+        encoder = _load_encoder(card)
         torch.manual_seed(seed)  # the head's first weights
         network = cls(encoder, labels, frozen)
         _probe(network, encoder)
@@ -68,6 +62,14 @@ class Network(nn.Module):
     @property
     def width(self) -> int:
         return int(self.encoder.config.hidden_size)
+
+    def description(self) -> dict[str, Any]:
+        learning = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return {
+            "layers": len(self.layers),
+            "frozen_layers": self.boundary,
+            "parameters": {"total": sum(p.numel() for p in self.parameters()), "learning": learning},
+        }
 
     def groups(self) -> list[Group]:
         """What learns, from the head downwards."""
@@ -112,6 +114,24 @@ class Network(nn.Module):
                 parameters[name].copy_(values)
 
 
+def _load_encoder(card: BackboneCard) -> Any:
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        encoder, found = AutoModel.from_pretrained(
+            card.folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the backbone {card.source} cannot be loaded: {error}") from error
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+        raise ConfigError(f"the backbone {card.source} lacks weights, among them {missing[0]}")
+    return encoder.eval()
+
+
 def _anatomy(encoder: Any) -> tuple[nn.Module, nn.ModuleList]:
     """The embeddings and the layers, wherever this architecture keeps them."""
     for holder in ("encoder", "transformer"):
@@ -153,12 +173,3 @@ def _additive(mask: Tensor) -> Tensor:
 def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
     weights = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-
-
-def parameters_of(network: Network) -> dict[str, int]:
-    total = sum(p.numel() for p in network.parameters())
-    return {"total": total, "learning": sum(p.numel() for p in network.parameters() if p.requires_grad)}
-
-
-def folder_size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

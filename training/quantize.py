@@ -46,28 +46,25 @@ class _Rewriting:
         self._quantized: dict[str, tuple[str, str]] = {}  # activation -> its bytes and its scales, shared by q, k and v
         self.replaced = 0
         self.initializers = [
-            numpy_helper.from_array(value, f"int8.{name}")
-            for name, value in {
-                "last_axis": np.array([-1], np.int64),
-                "step": np.array(1 / LARGEST, np.float32),
-                "tiny": np.array([TINY], np.float32),
-                "zero": np.array(ZERO, np.uint8),
-                "zeros": np.array([ZERO], np.uint8),
-                "weight_zero": np.array(0, np.int8),
-            }.items()
+            numpy_helper.from_array(np.array([-1], np.int64), "int8.last_axis"),
+            numpy_helper.from_array(np.array(1 / LARGEST, np.float32), "int8.step"),
+            numpy_helper.from_array(np.array([TINY], np.float32), "int8.tiny"),
+            numpy_helper.from_array(np.array(ZERO, np.uint8), "int8.zero"),
+            numpy_helper.from_array(np.array([ZERO], np.uint8), "int8.zeros"),
+            numpy_helper.from_array(np.array(0, np.int8), "int8.weight_zero"),
         ]
 
     def replace(self, node: NodeProto) -> Iterable[NodeProto]:
         """`node`, or what does its work in 8 bits."""
         if node.op_type == "MatMul" and self._is_matrix(node.input[1]):
             return self._matmul(node)
-        if node.op_type == "Gather" and self._is_matrix(node.input[0]):
-            if len(self._weights[node.input[0]]) >= SMALL_TABLE:
-                return self._gather(node)
+        if node.op_type == "Gather" and self._is_matrix(node.input[0], at_least=SMALL_TABLE):
+            return self._gather(node)
         return [node]
 
-    def _is_matrix(self, name: str) -> bool:
-        return name in self._weights and self._weights[name].ndim == 2 and self._weights[name].dtype == np.float32
+    def _is_matrix(self, name: str, *, at_least: int = 0) -> bool:
+        weight = self._weights.get(name)
+        return weight is not None and weight.ndim == 2 and weight.dtype == np.float32 and len(weight) >= at_least
 
     def _matmul(self, node: NodeProto) -> list[NodeProto]:
         x, weight = node.input

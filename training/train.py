@@ -7,10 +7,9 @@ A run that was killed goes on from its checkpoint when it is called again with t
 
 import json
 import logging
-import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from regraft.errors import ConfigError
 from regraft.preprocessing import TextPreprocessor
 from regraft.task import Task
 from regraft.versions import Manifest
@@ -30,7 +30,7 @@ from training import artifacts, baselines, checkpoint, precision
 from training.backbone import open_backbone, open_preprocessor
 from training.cache import HiddenStates, hidden_states
 from training.calibrate import fit_temperature
-from training.checks import Findings, inspect, refuse, refuse_leaks
+from training.checks import inspect, refuse, refuse_leaks
 from training.data import Parts, Row, data_card, read, same_text, split
 from training.evaluate import evaluate, evaluate_baselines
 from training.export import (
@@ -43,7 +43,7 @@ from training.export import (
     write_onnx,
 )
 from training.loop import Examples, fit, logits_of, pooled_of
-from training.network import Network, parameters_of
+from training.network import Network
 from training.report import Results, write_report
 from training.runtime import Scorer, Scores
 
@@ -53,10 +53,10 @@ _log = logging.getLogger(__name__)
 
 
 class Dataset(NamedTuple):
-    """Rows in their parts, what was found wrong with them, and the card that says where they came from."""
+    """Rows in their parts, what was found odd about them, and the card that says where they came from."""
 
     parts: Parts
-    findings: Findings
+    findings: list[str]
     card: dict[str, Any]
 
 
@@ -67,7 +67,7 @@ def read_dataset(task: Task) -> Dataset:
     refuse(task, findings)
     parts = split(table.rows, task.data)
     refuse_leaks(parts)
-    return Dataset(parts, findings, data_card(task, table, parts))
+    return Dataset(parts, findings.lines(), data_card(task, table, parts))
 
 
 def fine_tune(
@@ -80,8 +80,8 @@ def fine_tune(
     parent: str | None = None,
 ) -> Manifest:
     """Train on `dataset` and leave a complete version in `version_folder(folder)`, ready to be published."""
-    torch.set_num_threads(os.cpu_count() or 1)
     clock, settings, parts = Clock(), task.training, dataset.parts
+    same_run(folder / "run.json", task, dataset)
     out = _emptied(version_folder(folder))
 
     with clock.step("load the backbone"):
@@ -143,7 +143,7 @@ def fine_tune(
         labels=task.labels,
         preprocessing_sha256=preprocessor.sha256,
         features=task.export.features,
-        backbone=card.as_json() | {"parameters": parameters_of(network), "frozen_layers": network.boundary},
+        backbone=card.as_json() | network.description(),
         artifacts=chosen,
         serve_cpu=serves,
         tolerance=task.export.tolerance,
@@ -177,7 +177,7 @@ def fine_tune(
         Results(
             task=task,
             manifest=manifest,
-            findings=dataset.findings.lines(),
+            findings=dataset.findings,
             card=dataset.card,
             curve=progress.curve,
             confusion=on_test.confusion,
@@ -226,16 +226,26 @@ class Reader(NamedTuple):
         return Examples(self.hidden(name, rows), torch.from_numpy(labels_of_rows(rows, self.task)))
 
 
+def same_run(file: Path, task: Task, dataset: Dataset) -> None:
+    """Raises ConfigError when the run in this folder was begun with another task or other data."""
+    begun = json.dumps({"task": task.model_dump(mode="json"), "split_sha256": dataset.card["split_sha256"]}, indent=2)
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(begun)
+    elif file.read_text() != begun:
+        raise ConfigError(f"the run in {file.parent} was begun with another task or other data; start a new one")
+
+
 def version_folder(folder: Path) -> Path:
     """Where a run keeps the files of its version until they are published."""
     return folder / "version"
 
 
-def texts(rows: list[Row]) -> list[str]:
+def texts(rows: Sequence[Row]) -> list[str]:
     return [row.text for row in rows]
 
 
-def labels_of_rows(rows: list[Row], task: Task) -> NDArray[np.int64]:
+def labels_of_rows(rows: Sequence[Row], task: Task) -> NDArray[np.int64]:
     places = {label: index for index, label in enumerate(task.labels)}
     return np.array([places[row.label] for row in rows], dtype=np.int64)
 
