@@ -3,6 +3,9 @@
 BentoML gives the worker processes, /livez, /readyz, /docs.json and the image.
 """
 
+import asyncio
+import os
+import signal
 from typing import Any
 
 import bentoml
@@ -14,7 +17,16 @@ from regraft.settings import Settings
 from service import NAME, routes
 from service.parts import Parts
 
+PARENT_SECONDS = 1.0
+
 app = routes.build()
+
+
+async def _follow_parent(parent: int) -> None:
+    """BentoML's workers outlive a master that was killed, and keep its port from the next one. Ours stop too."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - no event tells of it
+        await asyncio.sleep(PARENT_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _AppFactory(ServiceAppFactory):  # type: ignore[misc]
@@ -49,9 +61,11 @@ class Service:
     @bentoml.on_startup
     async def start(self) -> None:
         await self.parts.start()
+        self.watching = asyncio.create_task(_follow_parent(os.getppid()))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
+        self.watching.cancel()
         await self.parts.close()
 
     async def __is_ready__(self) -> bool:

@@ -50,7 +50,7 @@ class Metrics:
         folder = os.environ.get(SHARED_FOLDER)
         if folder is None:
             return generate_latest(self._registry)
-        _forget_dead_workers(Path(folder))
+        forget_dead_workers(Path(folder))
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
@@ -65,7 +65,7 @@ class Metrics:
         return Gauge(name, about, multiprocess_mode="livemin", registry=self._registry)
 
 
-def _forget_dead_workers(folder: Path) -> None:
+def forget_dead_workers(folder: Path) -> None:
     """A killed worker leaves its gauges behind, which would hold the minimum down. Its counters still count."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])

@@ -20,7 +20,7 @@ from service.batching import Batcher, BatchRun, Outputs, Score
 
 OUTPUTS = ("probabilities", "features")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-INLINE_CHARACTERS = 10_000  # tokenised on the event loop, in under a millisecond; more goes to a thread
+INLINE_CHARACTERS = 10_000  # tokenised on the event loop, in a few milliseconds at most; more goes to a thread
 
 
 class Network:

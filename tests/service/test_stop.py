@@ -1,6 +1,7 @@
 """A stop cuts nobody off."""
 
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,3 +25,16 @@ def test_requests_in_flight_are_answered_and_logged_before_the_server_is_gone(tm
         event.id for event in events_of(installation.log)
     }
     assert all(response.json()["logged"] for response in responses)
+
+
+def test_workers_do_not_outlive_a_master_that_was_killed(tmp_path: Path) -> None:
+    installation = installation_in(tmp_path)
+    installation.publish("v1")
+    installation.release("v1")
+    with serving(installation) as server:
+        wait_until(server.ready)
+        server.process.kill()
+        wait_until(lambda: server.workers_left() == [])
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", installation.settings.port))
