@@ -14,9 +14,6 @@ from kafka.net.compat import KafkaNetClient
 from regraft.errors import ConfigError, LogUnavailable
 from regraft.eventlog.address import KafkaAddress
 
-# kafka-python tells of every broken connection; what it comes to is said once, by whoever raises LogUnavailable.
-logging.getLogger("kafka").setLevel(logging.CRITICAL)
-
 
 @contextmanager
 def unavailable(what: str) -> Iterator[None]:
@@ -35,6 +32,8 @@ class Cluster:
         self._lock = threading.Lock()
         self._partitions: dict[str, int] = {}
         self._failed_at = 0.0
+        # kafka-python tells of every broken connection; what it comes to is said once, by who gets LogUnavailable.
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
     def partitions(self) -> dict[str, int]:
         """How many partitions each topic has; topics that are missing are made.

@@ -13,7 +13,7 @@ from regraft.events import Event, decode, encode, kind_of
 
 LOGGER = logging.getLogger(__name__)
 TYPE_PREFIX = "regraft."
-Headers = Iterable[tuple[str, bytes]]
+Headers = Iterable[tuple[str, bytes | None]]
 
 
 def headers_of(event: Event, source: str) -> list[tuple[str, bytes]]:
@@ -35,7 +35,7 @@ def source_of(prefix: str) -> str:
 
 def id_of(headers: Headers) -> str | None:
     """The event's id, for a record that need not be read in full."""
-    return next((value.decode() for name, value in headers if name == "ce_id"), None)
+    return next((value.decode(errors="replace") for name, value in headers if name == "ce_id" and value), None)
 
 
 def body_of(event: Event) -> bytes:

@@ -8,6 +8,7 @@ With the durability `broker` everything takes the second way.
 """
 
 import time
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
@@ -38,6 +39,7 @@ class KafkaLog:
         self._publisher = Publisher(self._cluster, seconds=PUBLISH_SECONDS)
         self._relay = Relay(self._local, Publisher(self._cluster, seconds=RELAY_SECONDS), address.local)
         self._relay.start()
+        self._consumers: weakref.WeakSet[TopicConsumer] = weakref.WeakSet()
         self._closed = False
 
     def append(self, events: Sequence[Event]) -> None:
@@ -57,7 +59,9 @@ class KafkaLog:
         kinds: Collection[type[Event]] | None = None,
         start: Mapping[str, int] | None = None,
     ) -> Consumer:
-        return TopicConsumer(self._cluster, name, {kind_of(kind) for kind in kinds or ()}, start or {})
+        consumer = TopicConsumer(self._cluster, name, {kind_of(kind) for kind in kinds or ()}, start or {})
+        self._consumers.add(consumer)
+        return consumer
 
     def flush(self, seconds: float) -> None:
         end, deadline = self._local.end(), time.monotonic() + seconds
@@ -77,9 +81,12 @@ class KafkaLog:
         return 0
 
     def close(self) -> None:
-        """What is local is forwarded first, if Kafka takes it soon; otherwise it is when the log is opened again."""
+        """What is local is forwarded first, if Kafka takes it soon; otherwise it is when the log is opened again. Its consumers
+        are closed too."""
         if not self._closed:
             self._closed = True
             self._relay.stop(CLOSE_SECONDS)
             self._publisher.close()
+            for consumer in list(self._consumers):
+                consumer.close()
             self._local.close()

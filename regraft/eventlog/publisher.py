@@ -38,6 +38,7 @@ class Publisher:
         self._source = source_of(cluster.address.prefix)
         self._lock = threading.Lock()
         self._producer: KafkaProducer | None = None
+        self._closed = False
 
     def publish(self, events: Sequence[Event]) -> list[Refused]:
         """All but those refused are durable at the broker. Raises LogUnavailable: then any part of them may be."""
@@ -52,7 +53,8 @@ class Publisher:
             raise
 
     def close(self) -> None:
-        """At once; `publish` calls that are under way fail."""
+        """At once, for good; `publish` calls that are under way fail."""
+        self._closed = True
         self._drop(self._producer)
 
     def _sent(self, producer: KafkaProducer, events: Sequence[Event]) -> list[Refused]:
@@ -75,6 +77,8 @@ class Publisher:
 
     def _opened(self) -> KafkaProducer:
         with self._lock:
+            if self._closed:
+                raise LogUnavailable("the event log is closed")
             if self._producer is None:
                 self._producer = self._cluster.connect(
                     KafkaProducer,

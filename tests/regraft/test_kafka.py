@@ -123,7 +123,10 @@ def test_what_strangers_wrote_stops_nobody(log: KafkaLog, kafka: Broker, prefix:
     log.append([first])
     log.flush(PATIENCE)
     producer = client.KafkaProducer(bootstrap_servers=kafka.address)
-    producer.send(f"{prefix}.feedback_given", b"not JSON", key=first.key.encode()).get(PATIENCE)
+    topic, key = f"{prefix}.feedback_given", first.key.encode()
+    for headers in ([], [("ce_id", b"\xff")]):
+        producer.send(topic, b"not JSON", key=key, headers=headers).get(PATIENCE)
+    producer.send(topic, None, key=key).get(PATIENCE)
     producer.close()
     log.append([second])
     assert ids(log) == [first.id, second.id]
