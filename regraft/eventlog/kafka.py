@@ -81,8 +81,9 @@ class KafkaLog:
         return 0
 
     def close(self) -> None:
-        """What is local is forwarded first, if Kafka takes it soon; otherwise it is when the log is opened again. Its consumers
-        are closed too."""
+        """What is local is forwarded first, if Kafka takes it soon; otherwise when the log is opened again.
+
+        Its consumers are closed with it."""
         if not self._closed:
             self._closed = True
             self._relay.stop(CLOSE_SECONDS)
