@@ -9,19 +9,27 @@ from monitoring.metrics import Metrics
 
 LOGGER = logging.getLogger(__name__)
 
-# A job that takes long rests at least this many times as long, so that it leaves the machine to others.
-REST = 3.0
-
 
 class Job(threading.Thread):
-    """Does `work` every `seconds` until `stop` is set. A failure is counted, logged and followed by the next try."""
+    """Does `work` every `seconds` until `stop` is set. A failure is counted, logged and followed by the next try.
+
+    A job that takes long rests at least `rest` times as long, so that it leaves the machine to others.
+    """
 
     def __init__(
-        self, name: str, work: Callable[[], object], *, seconds: float, stop: threading.Event, metrics: Metrics
+        self,
+        name: str,
+        work: Callable[[], object],
+        *,
+        seconds: float,
+        rest: float,
+        stop: threading.Event,
+        metrics: Metrics,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._work = work
         self._seconds = seconds
+        self._rest = rest
         self._stopping = stop
         self._failures = metrics.job_failures.labels(name)
 
@@ -29,7 +37,7 @@ class Job(threading.Thread):
         while not self._stopping.is_set():
             began = time.monotonic()
             self._try()
-            self._stopping.wait(max(self._seconds, REST * (time.monotonic() - began)))
+            self._stopping.wait(max(self._seconds, self._rest * (time.monotonic() - began)))
 
     def _try(self) -> None:
         try:

@@ -40,7 +40,7 @@ class Metrics:
         self.log_lag = self._gauge("regraft_log_lag_events", "Events that a consumer has not dealt with", "consumer")
         self.recorded = self._counter("regraft_recorded_events", "Events written to the history", "kind")
         self.requests = self._counter("regraft_retraining_requests", "Retraining requests, by reason", "reason")
-        self.job_failures = self._counter("regraft_job_failures", "Jobs of the monitor that failed", "job")
+        self.job_failures = self._counter("regraft_job_failures", "Failed runs of the monitor's jobs", "work")
         self.history_write = Histogram(
             "regraft_history_write_seconds", "Time to write one batch of the history", registry=self.registry
         )

@@ -74,12 +74,12 @@ class Monitor:
     def start(self) -> None:
         judge_seconds = self.settings.judge_seconds
         jobs = (
-            ("recorder", self.record, self.settings.poll_seconds),
-            ("judge", self.judge, judge_seconds),
-            ("drift", self.check_drift_when_due, min(judge_seconds, self.task.drift.every_seconds)),
+            ("recorder", self.record, self.settings.poll_seconds, 0.0),
+            ("judge", self.judge, judge_seconds, 3.0),
+            ("drift", self.check_drift_when_due, min(judge_seconds, self.task.drift.every_seconds), 1.0),
         )
-        for name, work, seconds in jobs:
-            self._jobs.append(Job(name, work, seconds=seconds, stop=self._stop, metrics=self.metrics))
+        for name, work, seconds, rest in jobs:
+            self._jobs.append(Job(name, work, seconds=seconds, rest=rest, stop=self._stop, metrics=self.metrics))
             self._jobs[-1].start()
 
     def stop(self) -> None:

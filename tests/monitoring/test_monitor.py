@@ -121,6 +121,6 @@ def test_a_job_that_fails_is_counted_logged_and_tried_again(caplog: pytest.LogCa
             raise RuntimeError("not now")
 
     with caplog.at_level(logging.ERROR):
-        Job("judge", work, seconds=0.001, stop=stop, metrics=metrics).run()
-    assert 'regraft_job_failures_total{job="judge"} 2.0' in metrics.exposition().decode().splitlines()
+        Job("judge", work, seconds=0.001, rest=0.0, stop=stop, metrics=metrics).run()
+    assert 'regraft_job_failures_total{work="judge"} 2.0' in metrics.exposition().decode().splitlines()
     assert "judge failed; it will be tried again" in caplog.text

@@ -54,7 +54,6 @@ METRICS = {
     "regraft_new_labels",
     "regraft_experiment_wins",
     "regraft_experiment_losses",
-    "regraft_experiment_evidence",
     "regraft_history_write_seconds",
     "regraft_job_failures_total",
 }
