@@ -174,7 +174,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/serving/run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two short rounds, under five minutes")
     parser.add_argument("--rounds", type=int, help="default 5, quick 2")
-    parser.add_argument("--seconds", type=float, help="of each measurement; default 8, quick 2.5")
+    parser.add_argument("--seconds", type=float, help="of each measurement; default 8, quick 2")
     parser.add_argument("--concurrency", type=_numbers, default=CONCURRENCIES, help="such as 1,64")
     parser.add_argument("--servers", type=_names, default=(), help="only these, such as regraft,fastapi")
     parser.add_argument(
@@ -184,7 +184,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write one JSON object a row here")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 5)
-    options.seconds = options.seconds or (2.5 if options.quick else 8.0)
+    options.seconds = options.seconds or (2.0 if options.quick else 8.0)
     return options
 
 
