@@ -165,7 +165,7 @@ async def calm(timeline: Timeline, callers: Callers, amazon: list[Snippet]) -> N
     half = len(amazon) // 2
     for number, part in enumerate((amazon[:half], amazon[half:]), start=1):
         await callers.send(part, per_second=60)
-        await timeline.wait_for(DriftMeasured, seconds=60, count=number)
+        await timeline.wait_for(DriftMeasured, seconds=120, count=number)
     alarms = timeline.events_of(DriftMeasured, lambda check: check.drifted)
     if [*alarms, *timeline.events_of(RetrainingRequested)]:
         raise StoryError("something fired in the calm phase")
