@@ -16,13 +16,14 @@ started first, it spares the service the work.
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from regraft.errors import LogUnavailable
+from regraft.errors import LogUnavailable, RegraftError
 from regraft.eventlog.base import Consumer
 from regraft.eventlog.lease import Lease
 from regraft.eventlog.publisher import Publisher, Refused
@@ -130,7 +131,6 @@ class Relay:
 
 def main() -> None:
     """Forward until SIGTERM or Ctrl-C, for the log that REGRAFT_LOG_URL names."""
-    from regraft.errors import ConfigError
     from regraft.eventlog import open_log
     from regraft.eventlog.kafka import KafkaLog
     from regraft.settings import Settings
@@ -139,9 +139,12 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    log = open_log(Settings.read().log)
+    try:
+        log = open_log(Settings.read().log)
+    except RegraftError as error:
+        sys.exit(f"relay: {error.message}")
     if not isinstance(log, KafkaLog):
-        raise ConfigError("only a log on Kafka has a relay")
+        sys.exit("relay: REGRAFT_LOG_URL names no log on Kafka, and only that has a relay")
     stop.wait()
     log.close()
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import kafka as client
@@ -19,7 +20,7 @@ from kafka.admin import KafkaAdminClient
 
 from regraft import releases
 from regraft.errors import ConfigError, Conflict, LogUnavailable
-from regraft.eventlog import EventLog, open_log
+from regraft.eventlog import EventLog, SQLiteLog, open_log, relay
 from regraft.eventlog.address import KafkaAddress
 from regraft.eventlog.kafka import KafkaLog
 from regraft.events import FeedbackGiven, PredictionMade, RetrainingRequested, decode
@@ -226,6 +227,31 @@ def test_two_relays_on_one_log_take_turns(url: str) -> None:
     second.close()
 
 
+def test_what_was_forwarded_is_forgotten_on_this_machine(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "TIDY_SECONDS", 0.0)
+    monkeypatch.setattr(relay, "KEEP", timedelta(0))
+    with closing(opened(url)) as log, closing(SQLiteLog(tmp_path / "outbox.sqlite")) as local:
+        events = related(10)
+        log.append(events)
+        until(lambda: local.end() == 0)
+        assert ids(log) == [event.id for event in events]
+
+
+def test_a_relay_may_be_a_process_of_its_own(url: str, tmp_path: Path) -> None:
+    local = SQLiteLog(tmp_path / "outbox.sqlite")
+    local.append(related(10))
+    command, environment = [sys.executable, "-m", "regraft.eventlog.relay"], os.environ | {"REGRAFT_LOG_URL": url}
+    with subprocess.Popen(command, env=environment) as process:
+        until(lambda: local.committed(relay.NAME) == local.end())
+        process.terminate()
+        assert process.wait() == 0
+    local.close()
+    done = subprocess.run(command, env=environment | {"REGRAFT_LOG_URL": ""}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
 RELAY = """
 import sys
 from regraft.eventlog import relay
@@ -246,16 +272,16 @@ def test_a_relay_killed_in_mid_batch_loses_and_doubles_nothing(url: str, kafka: 
         found = drain(consumer)
         for part in range(4):
             command = [sys.executable, "-c", RELAY, url]
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as relay:
-                assert relay.stdout is not None
-                relay.stdout.readline()
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+                assert other.stdout is not None
+                other.stdout.readline()
                 with closing(opened(url)) as log:
                     before, last = len(found), events[part * 1_000 : part * 1_000 + 1_000]
                     log.append(last)
                     while len(found) < before + 100:
                         found += consumer.poll()
                     killed += log.waiting() > 0
-                    os.kill(relay.pid, signal.SIGKILL)
+                    os.kill(other.pid, signal.SIGKILL)
         with closing(opened(url)) as log:
             log.flush(PATIENCE)
         found += drain(consumer)
