@@ -11,7 +11,7 @@ import httpx
 
 DATA = Path(__file__).resolve().parent / "data"
 CALLERS = 8
-FLAG_SHARE = 0.4  # of the wrong answers that a user sees
+FLAG_SHARE = 0.25  # of the wrong answers that a user sees
 REVIEW_SECONDS = 1.0
 
 

@@ -37,6 +37,7 @@ from regraft.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 LIVELY = {"poll_seconds": 0.2, "record_seconds": 1.0, "judge_seconds": 2.0}
+CALM = 350  # predictions between two drift checks of the calm phase
 T = TypeVar("T")
 
 
@@ -162,8 +163,7 @@ async def tell(settings: Settings) -> None:
 
 async def calm(timeline: Timeline, callers: Callers, amazon: list[Snippet]) -> None:
     say("CALM: more Amazon reviews. Simulated users flag, simulated reviewers answer with the crowd's label")
-    half = len(amazon) // 2
-    for number, part in enumerate((amazon[:half], amazon[half:]), start=1):
+    for number, part in enumerate((amazon[:CALM], amazon[CALM : 2 * CALM]), start=1):
         await callers.send(part, per_second=60)
         await timeline.wait_for(DriftMeasured, seconds=120, count=number)
     alarms = timeline.events_of(DriftMeasured, lambda check: check.drifted)
@@ -175,9 +175,9 @@ async def calm(timeline: Timeline, callers: Callers, amazon: list[Snippet]) -> N
 async def drift(timeline: Timeline, callers: Callers, tweets: Iterator[Snippet]) -> None:
     say("THE WORLD CHANGES: tweets come in")
     sent, right = callers.sent, callers.right
-    await send_until(timeline.wait_for(RetrainingRequested, seconds=150), callers, tweets, per_second=60)
-    if not timeline.events_of(DriftMeasured, lambda check: check.drifted):
-        raise StoryError("retraining was requested, but no drift was found")
+    drifted = timeline.wait_for(DriftMeasured, lambda check: check.drifted, seconds=120)
+    await send_until(drifted, callers, tweets, per_second=40)
+    await send_until(timeline.wait_for(RetrainingRequested, seconds=120), callers, tweets, per_second=40)
     share = (callers.right - right) / (callers.sent - sent)
     say(f"The crowd agrees with only {share:.1%} of {callers.sent - sent} answers")
 
