@@ -21,6 +21,7 @@ from training.runtime import SERVING_BATCH, Scorer
 
 INT8 = "model.int8.onnx"
 SAMPLE = 160  # texts that speed and neighbours are measured on
+CALIBRATION = 64  # texts
 SEED = 0
 
 
@@ -38,8 +39,12 @@ def choose(
     truth: NDArray[np.int64],
     settings: Export,
     parity: Parity,
+    seen: Sequence[Encoding],
 ) -> tuple[dict[str, Artifact], str]:
-    """Every artifact with what was measured on the validation rows, and the one to serve. A dropped file is removed."""
+    """Every artifact with what was measured on the validation rows, and the one to serve. A dropped file is removed.
+
+    `seen` are training rows, which the sizes of activations are taken from.
+    """
     plain = measure(folder / FP32, preprocessor, encodings, truth)
     artifacts = {
         "fp32": plain.model_copy(
@@ -48,7 +53,8 @@ def choose(
     }
     if not settings.int8:
         return artifacts, "fp32"
-    quantize(folder / FP32, folder / INT8)
+    batches = batches_by_length([encoding.length for encoding in seen[:CALIBRATION]], SERVING_BATCH)
+    quantize(folder / FP32, folder / INT8, (preprocessor.collate([seen[index] for index in one]) for one in batches))
     small = measure(folder / INT8, preprocessor, encodings, truth, against=folder / FP32)
     failing = objections(small, plain, settings)
     artifacts["int8"] = small.model_copy(
@@ -120,9 +126,10 @@ def company(scorer: Scorer, encodings: Sequence[Encoding]) -> Neighbours:
 
 
 def _speed(scorer: Scorer, encodings: Sequence[Encoding], batches: Sequence[Sequence[int]]) -> float:
-    started = time.perf_counter()
+    """Texts per second of this thread's own time: what else the machine is doing does not count."""
+    started = time.thread_time()
     scorer.run_in(encodings, batches)
-    return len(encodings) / (time.perf_counter() - started)
+    return len(encodings) / (time.thread_time() - started)
 
 
 def _sample(rows: int) -> NDArray[np.int64]:

@@ -113,7 +113,8 @@ def fine_tune(
 
     with clock.step("choose the precision"):
         truth = validation.labels.numpy()
-        chosen, serves = artifacts.choose(out, preprocessor, encodings, truth, task.export, parity)
+        seen = preprocessor.encode(texts(parts.train[: artifacts.CALIBRATION]))
+        chosen, serves = artifacts.choose(out, preprocessor, encodings, truth, task.export, parity, seen)
         scorers = {name: Scorer(out / one.file, preprocessor) for name, one in chosen.items() if one.kept}
         golden = spread_by_length([row.text for row in parts.validation], task.export.golden)
         write_golden(out / "golden.json", golden, preprocessor, scorers, serves=serves, tolerance=task.export.tolerance)

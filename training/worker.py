@@ -169,7 +169,7 @@ def run_worker(settings: Settings, stop: threading.Event | None = None) -> None:
         if time.monotonic() - judged >= settings.judge_seconds:
             try:
                 worker.judge()
-            except Exception:  # looked at again soon; the requests must not wait for it
+            except Exception:  # noqa: BLE001 - looked at again soon; the requests must not wait for it
                 _log.exception("the experiment could not be judged")
             judged = time.monotonic()
         if not worker.work():
