@@ -4,12 +4,11 @@ Each change names the generation it replaces. Of two that replace the same one t
 counts, the second changes nothing. So there is no lock and no other place where the state is kept.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from regraft.errors import Conflict, InvalidInput, NotReady
-from regraft.eventlog import EventLog
+from regraft.eventlog import EventLog, replay
 from regraft.events import ReleaseChanged
 
 
@@ -57,13 +56,6 @@ class Release:
         return tuple(version for version in (self.production, self.candidate) if version)
 
 
-def fold(changes: Iterable[ReleaseChanged]) -> Release:
-    release = Release()
-    for change in changes:
-        release = release.after(change)
-    return release
-
-
 class ReleaseFollower:
     """The release as of the last `refresh`; each refresh reads only what is new."""
 
@@ -80,18 +72,16 @@ class ReleaseFollower:
 
 
 def current(log: EventLog) -> Release:
-    return ReleaseFollower(log).refresh()
+    return (history(log) or [Release()])[-1]
 
 
 def history(log: EventLog) -> list[Release]:
     """Every release there was, oldest first: for any past minute, which version served and why."""
-    consumer, releases = log.consumer(kinds=[ReleaseChanged]), [Release()]
-    while records := consumer.poll():
-        for record in records:
-            if isinstance(record.event, ReleaseChanged):
-                after = releases[-1].after(record.event)
-                if after is not releases[-1]:
-                    releases.append(after)
+    releases = [Release()]
+    for change in replay(log, ReleaseChanged):
+        after = releases[-1].after(change)
+        if after is not releases[-1]:
+            releases.append(after)
     return releases[1:]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from regraft import releases
 from regraft.errors import Conflict
-from regraft.eventlog import EventLog
+from regraft.eventlog import EventLog, replay
 from regraft.events import VerdictReached
 from regraft.history import History
 from regraft.ids import derived_id
@@ -90,12 +90,7 @@ def look(history: History, release: Release, settings: Experiment, verdict_id: s
 
 
 def find(log: EventLog, verdict_id: str) -> VerdictReached | None:
-    consumer = log.consumer(kinds=[VerdictReached])
-    while records := consumer.poll():
-        for record in records:
-            if isinstance(record.event, VerdictReached) and record.event.id == verdict_id:
-                return record.event
-    return None
+    return next((verdict for verdict in replay(log, VerdictReached) if verdict.id == verdict_id), None)
 
 
 def _mismatch(history: History, release: Release) -> str | None:

@@ -10,13 +10,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from regraft import releases
 from regraft.errors import Conflict, DataError, LogUnavailable, RegraftError
-from regraft.eventlog import Consumer, EventLog, open_log
+from regraft.eventlog import Consumer, EventLog, open_log, replay
 from regraft.events import CandidateRefused, CandidateRegistered, RetrainingRequested
 from regraft.history import History
 from regraft.ids import derived_id
@@ -137,13 +139,8 @@ class Worker:
 
     def outcome_of(self, request: RetrainingRequested) -> Outcome | None:
         """What came of `request` before this process was started."""
-        consumer = self.log.consumer(kinds=[CandidateRegistered, CandidateRefused])
-        while records := consumer.poll():
-            for record in records:
-                event = record.event
-                if isinstance(event, CandidateRegistered | CandidateRefused) and event.id == _outcome_id(request):
-                    return event
-        return None
+        outcomes: Iterator[Outcome] = chain(replay(self.log, CandidateRegistered), replay(self.log, CandidateRefused))
+        return next((outcome for outcome in outcomes if outcome.id == _outcome_id(request)), None)
 
     def refused(self, request: RetrainingRequested, reason: str, evidence: dict[str, Any]) -> CandidateRefused:
         return CandidateRefused(id=_outcome_id(request), request_id=request.id, reason=reason, evidence=evidence)

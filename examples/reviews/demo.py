@@ -176,8 +176,8 @@ async def drift(timeline: Timeline, callers: Callers, tweets: Iterator[Snippet])
     say("THE WORLD CHANGES: tweets come in")
     sent, right = callers.sent, callers.right
     drifted = timeline.wait_for(DriftMeasured, lambda check: check.drifted, seconds=120)
-    await send_until(drifted, callers, tweets, per_second=40)
-    await send_until(timeline.wait_for(RetrainingRequested, seconds=120), callers, tweets, per_second=40)
+    await send_until(drifted, callers, tweets, per_second=30)
+    await send_until(timeline.wait_for(RetrainingRequested, seconds=120), callers, tweets, per_second=30)
     share = (callers.right - right) / (callers.sent - sent)
     say(f"The crowd agrees with only {share:.1%} of {callers.sent - sent} answers")
 

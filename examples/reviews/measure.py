@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from examples.reviews.actors import Snippet
 from regraft.preprocessing import TextPreprocessor
 from regraft.settings import Settings
 from regraft.task import Task
-from regraft.versions import Metric, VersionStore
+from regraft.versions import Manifest, Metric, VersionStore
 from training import data, evaluate
+from training.runtime import Scorer
 
 RESAMPLES = 2000
 
@@ -33,7 +33,7 @@ class Comparison(NamedTuple):
 def compare(settings: Settings, before: str, after: str, texts: Sequence[Snippet]) -> Comparison:
     store, labels = VersionStore(settings.versions), Task.load(settings.task).labels
     truth = np.array([labels.index(snippet.label) for snippet in texts])
-    old, new = (answers(store.fetch(version), store, version, texts) for version in (before, after))
+    old, new = (answers(store.fetch(version), store.manifest(version), texts) for version in (before, after))
     difference = evaluate.compare(truth, new, old, labels, resamples=RESAMPLES, seed=0)["accuracy"]
     return Comparison(accuracy(truth, old, labels), accuracy(truth, new, labels), difference)
 
@@ -42,17 +42,13 @@ def accuracy(truth: NDArray[np.int64], answered: NDArray[np.int64], labels: Sequ
     return evaluate.evaluate(truth, answered, labels, resamples=RESAMPLES, seed=0).metrics["accuracy"]
 
 
-def answers(folder: Path, store: VersionStore, version: str, texts: Sequence[Snippet]) -> NDArray[np.int64]:
-    """The label index that `version` gives each text, one text at a time, as the service would alone."""
-    manifest = store.manifest(version)
+def answers(folder: Path, manifest: Manifest, texts: Sequence[Snippet]) -> NDArray[np.int64]:
+    """The label index that the version gives each text."""
     preprocessor = TextPreprocessor.load(folder)
-    file = folder / manifest.artifacts[manifest.serve_cpu].file
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    found = []
-    for snippet in texts:
-        (probabilities,) = session.run(["probabilities"], preprocessor.collate(preprocessor.encode([snippet.text])))
-        found.append(int(probabilities[0].argmax()))
-    return np.array(found)
+    scorer = Scorer(folder / manifest.artifacts[manifest.serve_cpu].file, preprocessor)
+    encodings = preprocessor.encode([snippet.text for snippet in texts])
+    answered: NDArray[np.int64] = scorer.score(encodings).probabilities.argmax(axis=1)
+    return answered
 
 
 def test_part(settings: Settings) -> list[Snippet]:

@@ -6,10 +6,10 @@ all; `Event.id` tells a repeated event.
 """
 
 from regraft.errors import ConfigError
-from regraft.eventlog.base import Consumer, EventLog, Record
+from regraft.eventlog.base import Consumer, EventLog, Record, replay
 from regraft.eventlog.sqlite import SQLiteLog
 
-__all__ = ["Consumer", "EventLog", "Record", "SQLiteLog", "open_log"]
+__all__ = ["Consumer", "EventLog", "Record", "SQLiteLog", "open_log", "replay"]
 
 
 def open_log(url: str) -> EventLog:

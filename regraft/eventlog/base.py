@@ -1,10 +1,13 @@
 """What every backend of the event log promises; tests/regraft/test_eventlog.py holds each of them to it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from regraft.events import Event
+
+E = TypeVar("E", bound=Event)
 
 
 class Record(NamedTuple):
@@ -51,8 +54,9 @@ class EventLog(Protocol):
         kinds: Collection[type[Event]] | None = None,
         start: Mapping[str, int] | None = None,
     ) -> Consumer:
-        """A reader of `kinds` (None: all). It goes on after `start` (last offset done, by stream) if given, else after
-        what `name` committed, else from the beginning. Retention waits for every name that ever committed."""
+        """A reader of `kinds` (None: all). It goes on after `start` (last offset done, by stream; a stream that is not
+        in it from the beginning) if given, else after what `name` committed, else from the beginning. Retention waits
+        for every name that ever committed."""
         ...
 
     def flush(self, seconds: float) -> None:
@@ -68,3 +72,12 @@ class EventLog(Protocol):
     def close(self) -> None:
         """Safe to call twice."""
         ...
+
+
+def replay(log: EventLog, kind: type[E]) -> Iterator[E]:
+    """Every event of `kind` that is in the log now, from the beginning."""
+    with closing(log.consumer(kinds=[kind])) as consumer:
+        while records := consumer.poll():
+            for record in records:
+                assert isinstance(record.event, kind)
+                yield record.event

@@ -59,7 +59,7 @@ class KafkaLog:
         kinds: Collection[type[Event]] | None = None,
         start: Mapping[str, int] | None = None,
     ) -> Consumer:
-        consumer = TopicConsumer(self._cluster, name, {kind_of(kind) for kind in kinds or ()}, start or {})
+        consumer = TopicConsumer(self._cluster, name, {kind_of(kind) for kind in kinds or ()}, start)
         self._consumers.add(consumer)
         return consumer
 

@@ -64,9 +64,8 @@ class SQLiteLog:
         start: Mapping[str, int] | None = None,
     ) -> Consumer:
         names = sorted(kind_of(kind) for kind in kinds) if kinds is not None else []
-        position = (start or {}).get(STREAM)
-        if position is None:
-            position = self.committed(name) if name else 0
+        committed = self.committed(name) if name else 0
+        position = committed if start is None else start.get(STREAM, 0)
         return SQLiteConsumer(self, name, names, position)
 
     def flush(self, seconds: float) -> None:

@@ -54,7 +54,9 @@ class Seen:
 class TopicConsumer:
     """Connects at the first poll, so that a reader can be made without a broker."""
 
-    def __init__(self, cluster: Cluster, name: str | None, kinds: AbstractSet[str], start: Mapping[str, int]) -> None:
+    def __init__(
+        self, cluster: Cluster, name: str | None, kinds: AbstractSet[str], start: Mapping[str, int] | None
+    ) -> None:
         """`kinds` empty: all of them."""
         self._cluster = cluster
         self._name = name
@@ -177,9 +179,8 @@ class TopicConsumer:
             self._seen[partition] = Seen(None if in_loop else WINDOW)
 
     def _first(self, client: Any, partition: Any) -> int | None:
-        done = self._start.get(_stream(partition))
-        if done is not None:
-            return done + 1
+        if self._start is not None:
+            return self._start.get(_stream(partition), -1) + 1
         committed: int | None = client.committed(partition, timeout_ms=_MS) if self._name else None
         return committed
 

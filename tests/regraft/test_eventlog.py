@@ -143,6 +143,14 @@ def test_a_consumer_starts_where_it_is_told(log: EventLog) -> None:
     assert len(ids(log, start={third.stream: third.offset})) == 2
 
 
+def test_a_stream_that_the_start_does_not_name_is_read_from_the_beginning(log: EventLog) -> None:
+    log.append([prediction()])
+    consumer = log.consumer("reader")
+    consumer.poll()
+    consumer.commit()
+    assert len(ids(log, name="reader", start={})) == 1
+
+
 def test_a_consumer_waits_at_the_end_for_what_comes(log: EventLog) -> None:
     consumer = log.consumer()
     assert consumer.poll() == []
