@@ -129,6 +129,8 @@ def _load_encoder(card: BackboneCard) -> Any:
         raise ConfigError(f"the backbone {card.source} cannot be loaded: {error}") from error
     if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
         raise ConfigError(f"the backbone {card.source} lacks weights, among them {missing[0]}")
+    if hasattr(encoder, "pooler"):
+        encoder.pooler = None  # the mean over tokens stands in its place
     return encoder.eval()
 
 

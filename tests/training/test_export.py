@@ -1,0 +1,190 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from regraft.errors import VersionRefused
+from regraft.preprocessing import Encoding, TextPreprocessor
+from regraft.task import Export, Task
+from regraft.versions import Artifact
+from training import artifacts
+from training.backbone import open_backbone, open_preprocessor
+from training.export import (
+    FP32,
+    Exported,
+    Parity,
+    check_parity,
+    principal_components,
+    spread_by_length,
+    write_golden,
+    write_onnx,
+)
+from training.network import Network
+from training.quantize import quantize
+from training.runtime import Scorer
+from training.train import labels_of_rows, read_dataset
+
+
+class Bench:
+    """An untrained network with a head that is sure of itself, exported once for all tests."""
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        card = open_backbone(task.backbone)
+        self.folder = folder
+        self.preprocessor: TextPreprocessor = open_preprocessor(task, card)
+        self.rows = read_dataset(task).parts.train[:80]
+        self.texts = [row.text for row in self.rows]
+        self.encodings: list[Encoding] = self.preprocessor.encode(self.texts)
+        self.truth = labels_of_rows(self.rows, task)
+        network = Network.load(card, labels=3, frozen=0.75, seed=0)
+        with torch.no_grad():
+            network.head.weight.mul_(40)
+        pooled = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
+        self.model = Exported(network, 1.5, principal_components(pooled, 8))
+        write_onnx(self.model, folder / FP32)
+        self.scorer = Scorer(folder / FP32, self.preprocessor)
+
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        return [self.preprocessor.collate(self.encodings[:16])]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Bench:
+    from tests.training.conftest import examples, write_task
+
+    folder = tmp_path_factory.mktemp("export")
+    return Bench(Task.load(write_task(folder, backbone, examples(150))), folder)
+
+
+def test_the_graph_answers_as_pytorch_does(bench: Bench) -> None:
+    parity = check_parity(bench.model, bench.scorer, bench.preprocessor, bench.encodings, 1e-3)
+    assert parity.rows == 80
+    assert parity.largest_difference < 1e-5
+    assert parity.largest_feature_difference < 1e-4
+    assert parity.same_label == 1.0
+
+
+def test_the_graph_says_what_it_takes_and_gives(bench: Bench) -> None:
+    graph = onnx.load(bench.folder / FP32).graph
+    shapes = {
+        one.name: (one.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in one.type.tensor_type.shape.dim])
+        for one in (*graph.input, *graph.output)
+    }
+    integers, reals = onnx.TensorProto.INT64, onnx.TensorProto.FLOAT
+    assert shapes == {
+        "input_ids": (integers, ["batch", "tokens"]),
+        "attention_mask": (integers, ["batch", "tokens"]),
+        "probabilities": (reals, ["batch", 3]),
+        "features": (reals, ["batch", 8]),
+    }
+
+
+def test_a_graph_that_answers_differently_is_refused(bench: Bench, tmp_path: Path) -> None:
+    model = onnx.load(bench.folder / FP32)
+    head = next(one for one in model.graph.initializer if one.name.endswith("head.weight"))
+    head.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(head) * np.float32(1.1), head.name))
+    onnx.save(model, tmp_path / FP32)
+    wrong = Scorer(tmp_path / FP32, bench.preprocessor)
+    with pytest.raises(VersionRefused, match="does not answer as PyTorch does: probabilities differ by up to"):
+        check_parity(bench.model, wrong, bench.preprocessor, bench.encodings, 1e-3)
+
+
+def test_a_graph_that_answers_nan_is_refused(bench: Bench) -> None:
+    broken = Exported(bench.model.network, float("nan"), (bench.model.components, bench.model.offset))
+    with pytest.raises(VersionRefused):
+        check_parity(broken, bench.scorer, bench.preprocessor, bench.encodings[:4], 1e-3)
+
+
+def test_int8_answers_do_not_depend_on_their_neighbours(bench: Bench, tmp_path: Path) -> None:
+    replaced = quantize(bench.folder / FP32, tmp_path / "int8.onnx", bench.batches())
+    assert replaced == 4 * 6 + 1  # query, key, value, output and two of the feed-forward in each layer; the words
+    small = Scorer(tmp_path / "int8.onnx", bench.preprocessor)
+    alone = artifacts.company(small, bench.encodings)
+    assert alone.largest_difference < 1e-5
+    assert alone.labels_changed == 0
+    difference = np.abs(small.score(bench.encodings).probabilities - bench.scorer.score(bench.encodings).probabilities)
+    assert 0 < difference.max() < 0.1
+
+
+def test_dynamic_int8_is_caught_by_its_neighbours(bench: Bench, tmp_path: Path) -> None:
+    quantize_dynamic(bench.folder / FP32, tmp_path / "dynamic.onnx", weight_type=QuantType.QInt8)
+    plain = artifacts.measure(bench.folder / FP32, bench.preprocessor, bench.encodings, bench.truth)
+    dynamic = artifacts.measure(tmp_path / "dynamic.onnx", bench.preprocessor, bench.encodings, bench.truth)
+    assert plain.measured["neighbour_difference"] < 1e-5
+    assert any("answers depend on the batch" in reason for reason in artifacts.objections(dynamic, plain, Export()))
+
+
+def artifact(accuracy: float, per_second: float, difference: float = 0.0, changed: int = 0) -> Artifact:
+    measured = {
+        "batched_per_second": per_second,
+        "neighbour_difference": difference,
+        "neighbour_labels_changed": changed,
+    }
+    return Artifact(file="x", kept=False, reason="", accuracy=accuracy, measured=measured)
+
+
+@pytest.mark.parametrize(
+    ("small", "reason"),
+    [
+        (artifact(0.896, 200.0), None),
+        (artifact(0.894, 200.0), "loses 0.0060 of accuracy, 0.005 is allowed"),
+        (artifact(0.9, 99.0), "is not faster"),
+        (artifact(0.9, 200.0, 0.002), "answers depend on the batch: by up to 0.002, 0 labels change"),
+        (artifact(0.9, 200.0, 0.0001, 1), "answers depend on the batch: by up to 0.0001, 1 labels change"),
+    ],
+)
+def test_int8_has_to_earn_its_place(small: Artifact, reason: str | None) -> None:
+    assert artifacts.objections(small, artifact(0.9, 100.0), Export()) == ([reason] if reason else [])
+
+
+PARITY = Parity(rows=80, largest_difference=0.0, largest_feature_difference=0.0, same_label=1.0)
+
+
+@pytest.mark.parametrize(("found", "serves"), [([], "int8"), (["is not faster"], "fp32")])
+def test_what_is_kept_serves_and_what_is_dropped_leaves_no_file(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[str], serves: str
+) -> None:
+    (tmp_path / FP32).write_bytes((bench.folder / FP32).read_bytes())
+    monkeypatch.setattr(artifacts, "objections", lambda *_: found)
+    chosen, chosen_to_serve = artifacts.choose(
+        tmp_path, bench.preprocessor, bench.encodings, bench.truth, Export(), PARITY, bench.encodings
+    )
+    assert chosen_to_serve == serves
+    assert chosen["int8"].kept == (tmp_path / artifacts.INT8).exists() == (serves == "int8")
+    assert chosen["int8"].reason
+    assert chosen["int8"].measured["single_per_second"] > 0
+
+
+def test_int8_is_not_tried_when_it_is_not_wanted(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / FP32).write_bytes((bench.folder / FP32).read_bytes())
+    off = Export(int8=False)
+    chosen, serves = artifacts.choose(tmp_path, bench.preprocessor, bench.encodings, bench.truth, off, PARITY, [])
+    assert (list(chosen), serves) == (["fp32"], "fp32")
+
+
+def test_golden_examples_hold_the_answers_of_what_serves(bench: Bench, tmp_path: Path) -> None:
+    texts = spread_by_length(bench.texts, 5)
+    assert [len(text) for text in texts] == sorted(len(text) for text in texts)
+    scorers = {"fp32": bench.scorer}
+    write_golden(tmp_path / "golden.json", texts, bench.preprocessor, scorers, serves="fp32", tolerance=0.001)
+    golden = json.loads((tmp_path / "golden.json").read_text())
+    assert golden["tolerance"] == 0.001
+    for text, example in zip(texts, golden["examples"], strict=True):
+        assert example["input"] == text
+        tensors = bench.preprocessor.collate(bench.preprocessor.encode([text]))
+        assert example["tensors"]["input_ids"] == tensors["input_ids"][0].tolist()
+        assert example["probabilities"] == example["by_precision"]["fp32"]
+        assert sum(example["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_features_are_uncorrelated_with_variance_one_where_they_were_fitted() -> None:
+    pooled = np.random.default_rng(0).normal(size=(200, 5)) @ np.random.default_rng(1).normal(size=(5, 12))
+    components, offset = principal_components(pooled.astype(np.float32), 8)
+    features = pooled @ components.numpy().T + offset.numpy()
+    covariance = np.cov(features.T)
+    np.testing.assert_allclose(covariance[:5, :5], np.eye(5), atol=1e-3)
+    np.testing.assert_allclose(features[:, 5:], 0, atol=1e-3)  # five directions are all there are

@@ -1,0 +1,238 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    ElectraConfig,
+    ElectraModel,
+    GPT2Config,
+    GPT2Model,
+    MPNetConfig,
+    MPNetModel,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from regraft.errors import ConfigError
+from regraft.task import Backbone, Task
+from tests.training.conftest import CARD, save_backbone
+from training import backbone as backbone_module
+from training import precision
+from training.backbone import open_backbone, open_preprocessor
+from training.cache import hidden_states
+from training.network import Network
+from training.train import Reader, read_dataset
+
+SMALL = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+}
+DISTIL = DistilBertConfig(vocab_size=60, dim=16, n_layers=3, n_heads=2, hidden_dim=32, max_position_embeddings=40)
+
+
+def load(folder: Path, **options: float) -> Network:
+    card = open_backbone(Backbone(source=str(folder)))
+    return Network.load(card, labels=3, frozen=options.get("frozen", 0.5), seed=int(options.get("seed", 0)))
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        BertModel(BertConfig(**SMALL)),
+        RobertaModel(RobertaConfig(**SMALL, pad_token_id=1)),
+        ElectraModel(ElectraConfig(**SMALL, embedding_size=16)),
+        DistilBertModel(DISTIL),
+    ],
+    ids=lambda encoder: encoder.config.model_type,
+)
+def test_cut_in_two_the_network_answers_as_the_whole(encoder: torch.nn.Module, tmp_path: Path) -> None:
+    encoder.save_pretrained(tmp_path)  # type: ignore[operator]
+    (tmp_path / "README.md").write_text(CARD)
+    network = load(tmp_path, frozen=0.67)
+    assert (network.boundary, len(network.layers), network.width) == (2, 3, 16)
+    ids, mask = torch.randint(5, 60, (2, 7)), torch.ones(2, 7, dtype=torch.long)
+    mask[1, 4:] = 0
+    with torch.inference_mode():
+        hidden = encoder.eval()(input_ids=ids, attention_mask=mask).last_hidden_state
+        expected = torch.stack([hidden[0].mean(dim=0), hidden[1, :4].mean(dim=0)])
+        torch.testing.assert_close(network(ids, mask).pooled, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [MPNetModel(MPNetConfig(**SMALL)), GPT2Model(GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2))],
+    ids=lambda encoder: encoder.config.model_type,
+)
+def test_an_architecture_that_cannot_be_cut_is_named(encoder: torch.nn.Module, tmp_path: Path) -> None:
+    encoder.save_pretrained(tmp_path)  # type: ignore[operator]
+    (tmp_path / "README.md").write_text(CARD)
+    with pytest.raises(ConfigError, match=rf"the architecture '{encoder.config.model_type}' cannot be cut"):
+        load(tmp_path)
+
+
+def test_what_learns_is_the_head_and_the_layers_above_the_boundary(backbone: Path) -> None:
+    network = load(backbone, frozen=0.75)
+    learning = {name.rsplit(".", 2)[0] for name in network.trained_state()}
+    assert [group.name for group in network.groups()] == ["head", "layer 3"]
+    assert all(name.startswith(("head", "encoder.encoder.layer.3")) for name in learning)
+
+
+def test_the_head_depends_on_the_seed_alone(backbone: Path) -> None:
+    first, again, other = (load(backbone, seed=seed).head.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
+    save_backbone(tmp_path, layers=2)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop("encoder.layer.1.output.dense.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks weights, among them encoder.layer.1.output.dense.weight"):
+        load(tmp_path)
+
+
+def card_with(folder: Path, readme: str | None, **backbone: str) -> backbone_module.BackboneCard:
+    readme_file = folder / "README.md"
+    readme_file.unlink(missing_ok=True)
+    if readme is not None:
+        readme_file.write_text(readme)
+    return open_backbone(Backbone(source=str(folder), **backbone))
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_backbone(tmp_path_factory.mktemp("copied"), layers=1)
+
+
+@pytest.mark.parametrize(
+    ("readme", "name"),
+    [
+        (None, "unknown"),
+        ("# no front matter", "unknown"),
+        ("---\n: [broken\n---\n", "unknown"),
+        ("---\nlanguage: en\n---\n", "unknown"),
+        ("---\nlicense: cc-by-nc-4.0\n---\n", "cc-by-nc-4.0"),
+        ("---\nlicense: other\nlicense_name: our-terms\n---\n", "our-terms"),
+    ],
+)
+def test_a_licence_that_is_not_permissive_has_to_be_accepted_by_name(
+    copied: Path, readme: str | None, name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"set backbone.accept_licence: {name}"):
+        card_with(copied, readme)
+    with pytest.raises(ConfigError, match="accept_licence"):
+        card_with(copied, readme, accept_licence="another")
+    card = card_with(copied, readme, accept_licence=name)
+    assert (card.licence, card.licence_accepted_by_name) == (name, True)
+
+
+def test_the_card_says_where_the_weights_are_from(copied: Path) -> None:
+    card = card_with(copied, "---\nlicense: Apache-2.0\ndatasets: [a, b]\n---\n")
+    assert (card.licence, card.licence_accepted_by_name, card.training_data) == ("apache-2.0", False, ("a", "b"))
+    assert len(card.weights_sha256) == 64
+    assert "folder" not in card.as_json()
+
+
+def test_a_licence_in_the_configuration_counts_where_there_is_no_card(tmp_path: Path) -> None:
+    save_backbone(tmp_path, layers=1)
+    (tmp_path / "README.md").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"license": "mit"}))
+    assert open_backbone(Backbone(source=str(tmp_path))).licence == "mit"
+
+
+def test_pickled_weights_are_not_even_looked_at(tmp_path: Path) -> None:
+    save_backbone(tmp_path, layers=1)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="no safetensors; pickled weights are never loaded"):
+        open_backbone(Backbone(source=str(tmp_path)))
+
+
+def test_a_folder_without_a_configuration_is_no_backbone(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="configuration"):
+        open_backbone(Backbone(source=str(tmp_path)))
+
+
+def test_a_hub_id_is_fetched_at_its_revision_without_pickles(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "0123abc"
+    snapshot.symlink_to(copied)
+    (copied / "README.md").write_text(CARD)
+    asked: dict[str, object] = {}
+
+    def fetch(source: str, **options: object) -> str:
+        asked.update(options, source=source)
+        return str(snapshot)
+
+    monkeypatch.setattr(backbone_module, "snapshot_download", fetch)
+    card = open_backbone(Backbone(source="someone/tiny", revision="main"))
+    assert (card.source, card.revision) == ("someone/tiny", "0123abc")
+    assert asked["revision"] == "main"
+    assert not {"*.bin", "*.py"} & set(asked["allow_patterns"])  # type: ignore[call-overload]
+
+
+def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise TimeoutError("no route")
+
+    monkeypatch.setattr(backbone_module, "snapshot_download", fail)
+    with pytest.raises(ConfigError, match="no local folder and cannot be fetched: no route"):
+        open_backbone(Backbone(source="someone/tiny"))
+
+
+def test_texts_are_cut_where_the_network_has_no_more_positions(task: Task) -> None:
+    card = open_backbone(task.backbone)
+    long = task.model_copy(update={"serving": task.serving.model_copy(update={"max_tokens": 500})})
+    assert open_preprocessor(task, card).spec.max_tokens == 32
+    assert open_preprocessor(long, card).spec.max_tokens == 64
+
+
+@pytest.mark.parametrize("cache_bytes", [2**30, 0])
+def test_hidden_states_come_back_padded_as_they_were(task: Task, tmp_path: Path, cache_bytes: int) -> None:
+    card = open_backbone(task.backbone)
+    preprocessor, network = open_preprocessor(task, card), load(card.folder)
+    texts = ["the good box", "a", "it was so very very bad today and the morning"]
+    encodings = preprocessor.encode(texts)
+    file = tmp_path / "new" / "hidden"
+    hidden = hidden_states(network, preprocessor, encodings, dtype=torch.float32, cache_bytes=cache_bytes, file=file)
+    assert file.exists() == (cache_bytes == 0)
+    assert len(hidden) == 3
+    states, mask = hidden.batch([2, 1])
+    tensors = preprocessor.collate([encodings[2], encodings[1]])
+    assert np.array_equal(mask.numpy(), tensors["attention_mask"])
+    with torch.inference_mode():
+        expected = network.prefix(torch.from_numpy(tensors["input_ids"]), mask) * mask[:, :, None]
+    torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_halves_the_cache_and_hardly_changes_it(task: Task, tmp_path: Path) -> None:
+    card = open_backbone(task.backbone)
+    rows = read_dataset(task).parts.test
+    plain, half = (
+        Reader(task, load(card.folder), open_preprocessor(task, card), dtype, tmp_path).hidden("test", rows)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half.tokens.dtype == torch.bfloat16
+    assert (plain.tokens - half.tokens.float()).norm() < 0.02 * plain.tokens.norm()
+
+
+def test_auto_takes_bfloat16_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert precision.choose("auto") == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert precision.choose("auto") == torch.float32
+    assert precision.choose("bf16") == torch.bfloat16
