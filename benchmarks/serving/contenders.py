@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from benchmarks.serving.load import Job, Outcome
 from benchmarks.serving.material import ROOT, TASK, VERSION, VERSIONS, WORK

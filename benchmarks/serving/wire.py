@@ -67,7 +67,7 @@ def _plain(answer: Any) -> Answered:
 
 
 def _native(answer: Any) -> Answered:
-    if not answer["logged"]:
+    if answer["logged"] is False:
         raise ValueError("answered without being logged")
     return Answered(answer["label"], list(answer["probabilities"].values()))
 
