@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from regraft import releases
-from regraft.eventlog import EventLog, open_log
+from regraft.eventlog import open_log
 from regraft.settings import Settings
-from regraft.versions import VersionStore
 from tests.fakes import LABELS, tiny_task, tiny_version
 
 
@@ -30,8 +29,6 @@ class System:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.log: EventLog = open_log(settings.log)
-        self.store = VersionStore(settings.versions)
         self.service = httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=30)
         self.monitor = httpx.Client(base_url=f"http://127.0.0.1:{settings.monitor_port}", timeout=30)
 
@@ -39,9 +36,9 @@ class System:
         answer: dict[str, Any] = self.service.post("/predict", json={"input": text} | given).raise_for_status().json()
         return answer
 
-    def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = self.monitor.get("/status").raise_for_status().json()
-        return status
+    def close(self) -> None:
+        self.service.close()
+        self.monitor.close()
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 60, what: str = "") -> None:
@@ -82,8 +79,9 @@ def system(settings: Settings, reference: bytes) -> Iterator[System]:
     tiny_version(settings.versions, "v2", behaviour="contrary", files={"reference.parquet": reference})
     log = open_log(settings.log)
     releases.change(log, releases.current(log), releases.Release(production="v1"), who="test", why="start")
-    with running(settings):
-        yield System(settings)
+    log.close()
+    with running(settings), closing(System(settings)) as system:
+        yield system
 
 
 @contextmanager

@@ -77,6 +77,15 @@ async def test_a_lone_request_runs_at_once_and_alone(bench: Bench) -> None:
     assert bench.network.batches == [[7]]
 
 
+async def test_short_texts_are_not_padded_to_a_long_one(bench: Bench) -> None:
+    busy = await bench.busy()
+    asked = [bench.ask(1, length=10), bench.ask(2, length=100), bench.ask(3, length=10)]
+    await bench.settle()
+    bench.go_on()
+    assert await asyncio.gather(busy, *asked) == [[0], [1], [2], [3]]
+    assert bench.network.batches == [[0], [1, 3], [2]]
+
+
 async def test_what_waits_while_a_session_is_busy_becomes_one_batch(bench: Bench) -> None:
     first = await bench.busy()
     others = [bench.ask(number) for number in (1, 2, 3)]
