@@ -1,5 +1,6 @@
 """What is true of the log in one SQLite file beyond what every log promises: retention, and the disk's faults."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -60,6 +61,17 @@ def test_trimming_keeps_the_young_and_what_state_is_folded_from(log: EventLog) -
     consumer.commit()
     assert log.trim(datetime.now(UTC) - timedelta(days=7)) == 1
     assert ids(log) == [change.id, young.id]
+
+
+def test_a_named_consumer_is_shown_only_what_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = SQLiteLog(tmp_path / "log.sqlite")
+    synced: list[Path] = []
+    log.append([prediction()])
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").readlink()))
+    log.consumer().poll()
+    assert synced == []
+    log.consumer("recorder").poll()
+    assert synced == [tmp_path / "log.sqlite-wal"]
 
 
 def test_a_full_disk_is_said_and_a_later_append_succeeds(tmp_path: Path) -> None:
