@@ -80,7 +80,7 @@ def test_the_temperature_of_overconfident_logits_is_found() -> None:
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     probabilities = np.array([[0.9, 0.1]] * 10)
     assert ece(probabilities, np.array([0] * 6 + [1] * 4)) == pytest.approx(0.3)
-    assert bins(probabilities, np.zeros(10, dtype=int)) == [(pytest.approx(0.9), 1.0, 1.0)]
+    assert np.array(bins(probabilities, np.zeros(10, dtype=int))) == pytest.approx(np.array([[0.9, 1.0, 1.0]]))
     assert ece(np.array([[1.0, 0.0]]), np.array([0])) == 0.0
 
 

@@ -1,0 +1,252 @@
+"""The experiment as a whole: what a version holds, what the commands say, and runs that are killed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from regraft import releases
+from regraft.cli import main
+from regraft.errors import ConfigError
+from regraft.eventlog import open_log
+from regraft.preprocessing import TextPreprocessor
+from regraft.settings import Settings
+from regraft.task import Task
+from regraft.versions import Manifest, VersionStore, read_golden
+from tests.training.conftest import LABELS, examples, write_csv, write_task
+from training.train import fine_tune, read_dataset
+
+REAL = Path(__file__).parents[2] / "examples" / "reviews" / "data"
+
+
+def regraft(file: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["--task", str(file), "--home", str(file.parent / "home"), *arguments])
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> tuple[Settings, Result]:
+    """What `regraft train` left, and said."""
+    folder = tmp_path_factory.mktemp("published")
+    rows = [*examples(240), ("bad", "a box", "no such label"), ("again", examples(1)[0][1], "neutral")]
+    file = write_task(folder, backbone, rows, training={"epochs": 2})
+    result = regraft(file, "train", "--run", "first")
+    assert result.exit_code == 0, result.output
+    return Settings(task=file, home=folder / "home"), result
+
+
+@pytest.fixture(scope="module")
+def manifest(published: tuple[Settings, Result]) -> Manifest:
+    return VersionStore(published[0].versions).manifest("first")
+
+
+@pytest.fixture(scope="module")
+def folder(published: tuple[Settings, Result]) -> Path:
+    return VersionStore(published[0].versions).fetch("first")
+
+
+def test_train_says_what_it_found_and_how_good_it_got(published: tuple[Settings, Result]) -> None:
+    said = published[1].output
+    assert "unknown label 'no such label'" in said
+    assert "1 texts have more than one label" in said
+    for row in ("version first", "majority label", "TF-IDF, linear", "frozen backbone, linear"):
+        assert re.search(rf"{row} +[01]\.\d+ \([01]\.\d+ to [01]\.\d+\)", said), said
+    assert "version first is in production" in said
+    (report,) = re.findall(r"report: (\S+)", said)
+    assert Path(report).is_file()
+
+
+def test_the_first_version_is_released_and_the_second_waits(
+    published: tuple[Settings, Result], tmp_path: Path, manifest: Manifest
+) -> None:
+    settings, _ = published
+    release = releases.current(open_log(settings.log))
+    assert (release.production, release.who) == ("first", "train")
+    VersionStore(settings.versions).publish(tmp_path, manifest.model_copy(update={"version": "second"}))
+    again = regraft(settings.task, "train", "--run", "second")
+    assert "to put it into production: regraft release promote second" in again.output
+    assert releases.current(open_log(settings.log)).production == "first"
+
+
+def test_a_run_that_was_published_is_not_trained_again(published: tuple[Settings, Result]) -> None:
+    again = regraft(published[0].task, "train", "--run", "first")
+    assert again.exit_code == 0
+    assert "run first" not in again.output
+    assert "version first is in production" in again.output
+
+
+def test_check_says_the_same_and_trains_nothing(published: tuple[Settings, Result]) -> None:
+    settings, _ = published
+    said = regraft(settings.task, "check")
+    assert said.exit_code == 0
+    assert "1 bad rows left out" in said.output
+    assert re.search(r"split: \d+ train, \d+ validation, \d+ test", said.output)
+    assert "bert, licence apache-2.0" in said.output
+
+
+def test_check_fails_with_a_sentence(tmp_path: Path, backbone: Path) -> None:
+    failed = regraft(write_task(tmp_path, backbone, [("1", "a", "positive")]), "check")
+    assert failed.exit_code == 1
+    assert "Error: fewer than 2 rows of label" in failed.output
+
+
+def test_a_version_holds_what_it_takes_to_serve_watch_and_go_on(folder: Path) -> None:
+    assert {file.name for file in folder.iterdir()} >= {
+        "model.onnx",
+        "tokenizer.json",
+        "preprocessing.json",
+        "golden.json",
+        "reference.parquet",
+        "rows.parquet",
+        "data_card.json",
+        "report.html",
+        "suffix.safetensors",
+        "manifest.json",
+    }
+
+
+def test_a_server_can_reproduce_the_golden_examples(folder: Path, manifest: Manifest) -> None:
+    preprocessor = TextPreprocessor.load(folder)
+    assert preprocessor.sha256 == manifest.preprocessing_sha256
+    session = onnxruntime.InferenceSession(folder / manifest.artifacts[manifest.serve_cpu].file)
+    for example in read_golden(folder):
+        tensors = preprocessor.collate(preprocessor.encode([example["input"]]))
+        assert {name: values[0].tolist() for name, values in tensors.items()} == example["tensors"]
+        probabilities = session.run(["probabilities"], tensors)[0][0]
+        assert np.abs(probabilities - example["probabilities"]).max() <= manifest.tolerance
+
+
+def test_the_reference_is_what_the_version_answers_where_it_was_not_trained(folder: Path, manifest: Manifest) -> None:
+    rows = pq.read_table(folder / "reference.parquet").to_pylist()
+    tested = [row for row in rows if row["part"] == "test"]
+    assert len(rows) == sum(manifest.training["rows"][part] for part in ("validation", "test"))
+    assert np.mean([row["label"] == row["true_label"] for row in tested]) == manifest.test["accuracy"].value
+    for row in rows:
+        assert row["label"] == LABELS[int(np.argmax(row["probabilities"]))]
+        assert row["confidence"] == pytest.approx(max(row["probabilities"]))
+        assert len(row["features"]) == manifest.features
+
+
+def test_the_same_card_makes_the_same_split(folder: Path, published: tuple[Settings, Result]) -> None:
+    card = json.loads((folder / "data_card.json").read_text())
+    assert card == read_dataset(Task.load(published[0].task)).card
+
+
+def test_the_report_stands_alone_and_shows_everything(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 5
+    assert not re.findall(r"<(?:script|link|img|iframe)\b|@import|url\((?!#)", page)
+    for heading in (
+        "baselines",
+        "Each label",
+        "Learning",
+        "Calibration",
+        "Worst examples",
+        "Artifacts",
+        "Data",
+        "Time",
+    ):
+        assert re.search(f"<h2>[^<]*{heading}", page)
+    assert "apache-2.0" in page
+    assert "made-up" in page
+
+
+def test_the_same_seed_gives_the_same_version(task: Task, tmp_path: Path) -> None:
+    one, two = (fine_tune(task, read_dataset(task), tmp_path / name, version="v") for name in ("one", "two"))
+    assert (one.test, one.validation, one.temperature) == (two.test, two.validation, two.temperature)
+    models = [(tmp_path / name / "version" / "model.onnx").read_bytes() for name in ("one", "two")]
+    assert models[0] == models[1]
+
+
+def test_a_run_that_was_begun_with_other_data_is_refused(task: Task, tmp_path: Path) -> None:
+    fine_tune(task, read_dataset(task), tmp_path / "run", version="v")
+    write_csv(Path(task.data.files[0]), examples(150, seed=9))
+    with pytest.raises(ConfigError, match="was begun with another task or other data"):
+        fine_tune(task, read_dataset(task), tmp_path / "run", version="v")
+
+
+# Each kills its process for good the n-th time that a function is called: `owner`, `name`, n.
+KILLS = {
+    "while a checkpoint is written": ("training.checkpoint", "save_file", 2),
+    "after a checkpoint": ("training.loop", "write_curve", 4),
+    "when training is done": ("training.train", "fit", -1),
+    "while the version is exported": ("training.train", "write_golden", 1),
+    "before the version gets its name": ("pathlib:Path", "rename", 1),
+    "before it is released": ("training.commands", "release_first", 1),
+}
+# Imports once and forks, since importing takes longer than training; no thread runs yet when it forks.
+SCRIPT = """
+import json, os, pkgutil, signal, sys
+import torch._dynamo, transformers.models.bert.modeling_bert
+import training.train, training.commands
+from regraft.cli import main
+
+def run(owner, name, count):
+    victim, left = pkgutil.resolve_name(owner), abs(count)
+    call = getattr(victim, name)
+    def dies(*given, **options):
+        nonlocal left
+        left -= 1
+        if count < 0:
+            call(*given, **options)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*given, **options)
+    setattr(victim, name, dies)
+    main(sys.argv[2:])
+
+for owner, name, count in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        run(owner, name, count)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture
+def killed(tmp_path: Path, backbone: Path) -> Path:
+    """A task whose training was killed at each of the points, always going on with the same run."""
+    file = write_task(tmp_path, backbone, examples(240), training={"epochs": 2}, export={"int8": False})
+    options = ["--task", str(file), "--home", str(tmp_path / "home"), "train", "--run", "it"]
+    command = [sys.executable, "-c", SCRIPT, json.dumps(list(KILLS.values())), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    codes = [line for line in run.stdout.splitlines() if line.removeprefix("-").isdigit()]
+    assert codes == [str(-signal.SIGKILL)] * len(KILLS), run.stderr[-3000:]
+    return file
+
+
+def test_killed_again_and_again_it_publishes_once_and_what_it_would_have(killed: Path, tmp_path: Path) -> None:
+    settings = Settings(task=killed, home=tmp_path / "home")
+    assert releases.current(open_log(settings.log)).production is None
+    result = regraft(killed, "train", "--run", "it")
+    assert result.exit_code == 0, result.output
+    (published,) = VersionStore(settings.versions).list()
+    assert releases.current(open_log(settings.log)).production == "it"
+    task = Task.load(killed)
+    straight = fine_tune(task, read_dataset(task), tmp_path / "straight", version="it")
+    assert (published.test, published.validation) == (straight.test, straight.validation)
+    assert published.training["best_step"] == straight.training["best_step"]
+    assert published.files["model.onnx"].bytes == (tmp_path / "straight" / "version" / "model.onnx").stat().st_size
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (REAL / "minilm").is_dir(), reason="examples/reviews/fetch.py has not been run")
+def test_the_real_network_beats_its_baselines_on_real_reviews(tmp_path: Path) -> None:
+    task = Task.load(REAL.parent / "task.yaml")
+    short = task.training.model_copy(update={"epochs": 2})
+    task = task.model_copy(update={"training": short})
+    manifest = fine_tune(task, read_dataset(task), tmp_path, version="v")
+    assert manifest.test["accuracy"].value > 0.70
+    for name, baseline in manifest.baselines.items():
+        assert baseline["gain/accuracy"].low > 0, name
+    for artifact in manifest.artifacts.values():
+        assert artifact.measured["neighbour_difference"] < 1e-3
