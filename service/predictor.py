@@ -79,6 +79,7 @@ class Predictor:
                         shadowing.cancel()
         except TimeoutError as error:
             raise DeadlineExceeded(f"no answer within {self._timeout:g} seconds") from error
+        metadata = request.metadata | ({NAMED_VERSION: request.version} if request.version else {})
         predictions = [
             PredictionMade(
                 id=ids[index],
@@ -94,7 +95,7 @@ class Predictor:
                 audit_probability=rate if index in shadows else None,
                 shadow=shadows.get(index),
                 latency_ms=latency * 1000,
-                metadata=request.metadata | ({NAMED_VERSION: request.version} if request.version else {}),
+                metadata=metadata,
                 trace_id=request.trace_id,
             )
             for index, score in enumerate(scores)
