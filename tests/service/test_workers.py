@@ -3,7 +3,7 @@
 import resource
 from collections.abc import Iterator
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 from regraft.ids import new_id
