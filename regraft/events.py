@@ -12,6 +12,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
 from regraft.ids import new_id
 
+NAMED_VERSION = "regraft.named_version"  # in a prediction's metadata: the caller chose the version, not the split
+
 
 class Arm(StrEnum):
     """Where a version stands in a release."""

@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     provider: Literal["cpu", "cuda"] = Field("cpu", description="execution provider that versions must really get")
     host: str = Field("127.0.0.1", description="address that the servers listen on")
     port: int = Field(3000, description="port of the service", ge=1, le=65535)
+    grpc_port: int = Field(3002, description="port of the service for gRPC; 0 for none", ge=0, le=65535)
     monitor_port: int = Field(3001, description="port of the monitor", ge=1, le=65535)
     workers: int = Field(1, description="processes of the service that share its port", ge=1, le=64)
     poll_seconds: float = Field(0.5, description="how often followers of the log look for news", gt=0)

@@ -1,4 +1,5 @@
-"""The BentoML service: its class holds the parts of one worker process, and FastAPI's routes are mounted on it.
+"""The BentoML service: its class holds the parts of one worker process, and FastAPI's routes are mounted on it. A gRPC
+server runs beside it, on the same event loop: BentoML's own takes no services of this kind.
 
 BentoML gives the worker processes, /livez, /readyz, /docs.json and the image.
 """
@@ -15,6 +16,7 @@ from starlette.middleware import Middleware
 
 from regraft.settings import Settings
 from service import NAME, routes
+from service.grpc_server import GrpcServer
 from service.parts import Parts
 
 PARENT_SECONDS = 1.0
@@ -55,17 +57,23 @@ class Service:
     """Regraft answers predictions and takes feedback on them."""
 
     def __init__(self) -> None:
-        self.parts = Parts.assemble(Settings.read())
+        settings = Settings.read()
+        self.parts = Parts.assemble(settings)
+        self.grpc = GrpcServer(self.parts, host=settings.host, port=settings.grpc_port) if settings.grpc_port else None
         app.state.parts = self.parts
 
     @bentoml.on_startup
     async def start(self) -> None:
         await self.parts.start()
+        if self.grpc:
+            await self.grpc.start()
         self.watching = asyncio.create_task(_follow_parent(os.getppid()))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         self.watching.cancel()
+        if self.grpc:
+            await self.grpc.stop()
         await self.parts.close()
 
     async def __is_ready__(self) -> bool:

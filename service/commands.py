@@ -2,11 +2,13 @@
 
 import json
 import os
+import socket
 import sys
 
 import click
 
 from regraft.cli import with_settings
+from regraft.errors import ConfigError
 from regraft.settings import Settings
 from service import NAME
 
@@ -17,11 +19,21 @@ DRAIN_SECONDS = 30  # at a stop, before requests that still run are cut off
 @click.command()
 @with_settings
 def serve(settings: Settings) -> None:
-    """Answer predictions and take feedback over HTTP until Ctrl-C."""
+    """Answer predictions and take feedback over HTTP and gRPC until Ctrl-C."""
+    if settings.grpc_port:
+        _check_free(settings.host, settings.grpc_port)
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Service"]
     command += ["--host", settings.host, "--port", str(settings.port)]
     command += ["--timeout-keep-alive", str(KEEP_ALIVE_SECONDS), "--timeout-graceful-shutdown", str(DRAIN_SECONDS)]
     os.execvpe(command[0], command, os.environ | environment(settings))  # noqa: S606
+
+
+def _check_free(host: str, port: int) -> None:
+    """The workers share this port, and so would another server, which would get some of their calls unnoticed."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        raise ConfigError(f"REGRAFT_GRPC_PORT: {port} on {host}: {error.strerror}") from error
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from regraft.errors import LogUnavailable, NotReady, VersionRefused
+from regraft.errors import LogUnavailable, NotFound, NotReady, VersionRefused
 from regraft.eventlog import EventLog
 from regraft.events import Arm
 from regraft.releases import Release, ReleaseFollower
@@ -36,6 +36,17 @@ class Serving:
         if self.candidate is None:
             return Arm.PRODUCTION
         return assign(subject, experiment=self.candidate.version, share=self.release.share)
+
+    @property
+    def versions(self) -> list[str]:
+        """Production first."""
+        return [model.version for model in (self.production, self.candidate) if model]
+
+    def arm_of(self, version: str) -> Arm:
+        """Raises NotFound for a version that stands on neither arm."""
+        if version not in self.versions:
+            raise NotFound(f"no version of this name answers now; there is {' and '.join(self.versions)}")
+        return Arm.PRODUCTION if version == self.production.version else Arm.CANDIDATE
 
     def model(self, arm: Arm) -> Model:
         return self.candidate if arm is Arm.CANDIDATE and self.candidate else self.production

@@ -4,7 +4,7 @@ bytes off the wire -> (type, size) -> handler -> bytes. FastAPI documents the ro
 writing them is left out, since it would cost more than the rest of a request.
 """
 
-import logging
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
 
@@ -17,13 +17,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from regraft.errors import MalformedRequest, Overloaded, PayloadTooLarge, RegraftError, UnsupportedMediaType
-from regraft.ids import new_id
 from service.parts import Parts
+from service.problems import presentable
 from service.schemas import ErrorAnswer
-
-logger = logging.getLogger(__name__)
+from service.trace import trace_id
 
 RETRY_AFTER_SECONDS = "1"
+OIP = "/v2"  # the paths of the Open Inference Protocol, whose errors have another form
 
 _MEANINGS = {
     400: "not JSON, or not UTF-8",
@@ -55,10 +55,19 @@ def json_response(answer: BaseModel, status: int = 200) -> Response:
     return Response(answer.model_dump_json(), status, media_type="application/json")
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+def parts_of(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def trace_of(request: Request) -> str | None:
+    return trace_id(request.headers.get("traceparent"))
+
+
+async def read_body(request: Request, limit: int, kinds: Collection[str] = ("application/json",)) -> bytes:
     """Raises UnsupportedMediaType, PayloadTooLarge as soon as more than `limit` bytes are announced or have come."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if kind not in kinds:
         raise UnsupportedMediaType(f"the body should be application/json, not {kind or 'of no declared type'}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("the body should not be compressed")
@@ -78,22 +87,21 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 def answer_error(request: Request, error: Exception) -> Response:
     """The one place where errors become answers. What is not known to be safe to show is shown as an id alone."""
-    headers = {}
-    if isinstance(error, RegraftError):
-        status, body = error.status, error.as_json()
+    headers: dict[str, str] = {}
+    if isinstance(error, HTTPException):
+        status, body = error.status_code, _problem(HTTPStatus(error.status_code).name.lower(), str(error.detail))
+        headers |= error.headers or {}
+    else:
+        shown = presentable(error, f"{request.method} {request.url.path}")
+        status, body = shown.status, shown.as_json()
         if isinstance(error, Overloaded):
             headers["Retry-After"] = RETRY_AFTER_SECONDS
         if isinstance(error, PayloadTooLarge):
             headers["Connection"] = "close"  # the rest of the body is not read
-    elif isinstance(error, HTTPException):
-        status, body = error.status_code, _problem(HTTPStatus(error.status_code).name.lower(), str(error.detail))
-        headers |= error.headers or {}
-    else:
-        id_ = new_id()
-        logger.error("internal error %s in %s %s", id_, request.method, request.url.path, exc_info=error)
-        status, body = 500, _problem("internal", "something went wrong here; the log has it under this id", id=id_)
-    parts: Parts = request.app.state.parts
-    parts.metrics.errors.labels(body["error"]["code"]).inc()
+    parts_of(request).metrics.errors.labels(body["error"]["code"]).inc()
+    if request.url.path == OIP or request.url.path.startswith(f"{OIP}/"):
+        problem = body["error"]
+        body = {"error": problem.pop("message"), **problem}
     return Response(to_json(body), status, headers, "application/json")
 
 
@@ -111,7 +119,7 @@ def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body has more than {limit} bytes", limit=limit)
 
 
-def _problem(code: str, message: str, **details: str) -> dict[str, Any]:
-    problem = RegraftError(message, **details).as_json()
+def _problem(code: str, message: str) -> dict[str, Any]:
+    problem = RegraftError(message).as_json()
     problem["error"]["code"] = code
     return problem

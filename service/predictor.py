@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from regraft.errors import DeadlineExceeded
-from regraft.events import PredictionMade, Shadow
+from regraft.events import NAMED_VERSION, PredictionMade, Shadow
 from regraft.ids import new_id
 from regraft.task import Task
 from service.batching import Score
@@ -27,12 +27,14 @@ SHADOW_PATIENCE_SECONDS = 0.5  # how much longer than its own scores an audited 
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """`subject` is who the request is about: it decides on the arm. Without one, chance does."""
+    """`subject` is who the request is about: it decides on the arm. Without one, chance does; with a `version`, that
+    one answers, and the prediction says so in its metadata: an experiment must not take it for an arm by lot."""
 
     inputs: Sequence[str]
     subject: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     trace_id: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,11 @@ class Predictor:
         self._metrics = metrics
 
     async def predict(self, request: PredictRequest) -> Answer:
-        """Raises NotReady, InvalidInput, Overloaded, DeadlineExceeded, or what the network raised."""
+        """Raises NotReady, NotFound, InvalidInput, Overloaded, DeadlineExceeded, or what the network raised."""
         started = time.perf_counter()
         serving = self._following.serving
         ids = [new_id() for _ in request.inputs]
-        arm = serving.arm_for(request.subject or ids[0])
+        arm = serving.arm_of(request.version) if request.version else serving.arm_for(request.subject or ids[0])
         model, other = serving.model(arm), serving.other(arm)
         rate = self._audit.experiment_rate if other else self._audit.rate
         drawn = [index for index, one in enumerate(ids) if audited(one, rate)]
@@ -77,6 +79,7 @@ class Predictor:
                         shadowing.cancel()
         except TimeoutError as error:
             raise DeadlineExceeded(f"no answer within {self._timeout:g} seconds") from error
+        metadata = request.metadata | ({NAMED_VERSION: request.version} if request.version else {})
         predictions = [
             PredictionMade(
                 id=ids[index],
@@ -92,7 +95,7 @@ class Predictor:
                 audit_probability=rate if index in shadows else None,
                 shadow=shadows.get(index),
                 latency_ms=latency * 1000,
-                metadata=request.metadata,
+                metadata=metadata,
                 trace_id=request.trace_id,
             )
             for index, score in enumerate(scores)

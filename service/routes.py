@@ -7,16 +7,17 @@ from starlette.types import Scope
 from regraft.errors import NotFound, PayloadTooLarge
 from regraft.events import FeedbackGiven, PredictionMade
 from regraft.releases import Release
-from service import metrics
+from service import metrics, oip_http
 from service.http import (
     DirectRoute,
     answer_error,
     documented_body,
     documented_errors,
     json_response,
+    parts_of,
     read_body,
+    trace_of,
 )
-from service.parts import Parts
 from service.predictor import Answer, PredictRequest
 from service.schemas import (
     BatchAnswer,
@@ -29,7 +30,6 @@ from service.schemas import (
     ServedRelease,
     parse,
 )
-from service.trace import trace_id
 
 # BentoML's own pages, which it routes after what is mounted.
 _PAGES = ("/", "/docs.json", "/static_content", "/assets")
@@ -63,21 +63,22 @@ def build() -> FastAPI:
     )(feedback)
     app.get("/release", summary="Which versions answer", response_model=ReleaseAnswer)(release)
     app.get("/metrics", include_in_schema=False)(show_metrics)
+    oip_http.add_routes(app)
     app.router.routes.append(_Elsewhere(app.routes))
     return app
 
 
 async def predict(request: Request) -> Response:
-    parts = _parts(request)
+    parts = parts_of(request)
     body = parse(PredictBody, await read_body(request, parts.task.serving.max_body_bytes))
     answer = await parts.predictor.predict(
-        PredictRequest([body.input], body.subject, body.metadata or {}, _trace(request))
+        PredictRequest([body.input], body.subject, body.metadata or {}, trace_of(request))
     )
     return json_response(_shown(answer, answer.predictions[0]))
 
 
 async def predict_batch(request: Request) -> Response:
-    parts = _parts(request)
+    parts = parts_of(request)
     limits = parts.task.serving
     body = parse(PredictBatchBody, await read_body(request, limits.max_body_bytes))
     if len(body.inputs) > limits.max_items:
@@ -85,20 +86,20 @@ async def predict_batch(request: Request) -> Response:
             f"inputs: has {len(body.inputs)} items; at most {limits.max_items} are taken", limit=limits.max_items
         )
     answer = await parts.predictor.predict(
-        PredictRequest(body.inputs, body.subject, body.metadata or {}, _trace(request))
+        PredictRequest(body.inputs, body.subject, body.metadata or {}, trace_of(request))
     )
     return json_response(BatchAnswer(predictions=[_shown(answer, one) for one in answer.predictions]))
 
 
 async def feedback(request: Request) -> Response:
-    parts = _parts(request)
+    parts = parts_of(request)
     body = parse(FeedbackBody, await read_body(request, parts.task.serving.max_body_bytes))
     given = await parts.feedback.give(FeedbackGiven(**body.model_dump()))
     return json_response(FeedbackAnswer(feedback_id=given.id, prediction_id=given.prediction_id), 202)
 
 
 async def release(request: Request) -> Response:
-    following = _parts(request).following
+    following = parts_of(request).following
     served = following.serving.release if following.ready else None
     return json_response(
         ReleaseAnswer(
@@ -111,7 +112,7 @@ async def release(request: Request) -> Response:
 
 
 async def show_metrics(request: Request) -> Response:
-    return Response(_parts(request).metrics.render(), media_type=metrics.CONTENT_TYPE)
+    return Response(parts_of(request).metrics.render(), media_type=metrics.CONTENT_TYPE)
 
 
 async def _not_found(request: Request) -> Response:
@@ -133,15 +134,6 @@ class _Elsewhere(Route):
         if any(route.matches(scope)[0] is not Match.NONE for route in self._known):
             return Match.NONE, {}
         return super().matches(scope)
-
-
-def _parts(request: Request) -> Parts:
-    parts: Parts = request.app.state.parts
-    return parts
-
-
-def _trace(request: Request) -> str | None:
-    return trace_id(request.headers.get("traceparent"))
 
 
 def _shown(answer: Answer, prediction: PredictionMade) -> PredictionAnswer:

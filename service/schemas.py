@@ -31,17 +31,17 @@ Metadata = Annotated[
 ]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class PredictBody(_Body):
+class PredictBody(Body):
     input: Text = Field(description="the text to label")
     subject: Subject | None = None
     metadata: Metadata | None = None
 
 
-class PredictBatchBody(_Body):
+class PredictBatchBody(Body):
     inputs: list[Text] = Field(
         min_length=1, fail_fast=True, description="the texts to label; all are answered, or none"
     )
@@ -49,12 +49,19 @@ class PredictBatchBody(_Body):
     metadata: Metadata | None = None
 
 
-class FeedbackBody(_Body):
+class FeedbackBody(Body):
     prediction_id: str = Field(description="any well-formed prediction id; it is joined to its prediction later")
     correct: bool = Field(description="whether the answer was right")
     label: Text | None = Field(None, description="what would have been right, with correct: false")
     comment: Annotated[str, Field(max_length=5000), _WHOLE] | None = None
     subject: Subject | None = None
+
+
+class CallerBody(Body):
+    """What the Open Inference Protocol takes of the above among its parameters."""
+
+    subject: Subject | None = None
+    metadata: Metadata = {}
 
 
 class PredictionAnswer(BaseModel):
@@ -107,10 +114,19 @@ class ErrorAnswer(BaseModel):
     error: Problem
 
 
-Body = TypeVar("Body", bound=_Body)
+class OipError(BaseModel):
+    """An error as the Open Inference Protocol has it, and what else there is to say of it."""
+
+    error: str
+    code: str
+    retriable: bool
+    details: dict[str, Any] | None = None
 
 
-def parse(kind: type[Body], body: bytes) -> Body:
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+def parse(kind: type[AnyBody], body: bytes) -> AnyBody:
     """Raises MalformedRequest or InvalidInput, whose sentence names the first field at fault."""
     if not body.strip():
         raise MalformedRequest("the body is empty; it should be a JSON object")
@@ -120,7 +136,15 @@ def parse(kind: type[Body], body: bytes) -> Body:
         raise _explain(error, body) from error
 
 
-def _explain(error: ValidationError, body: bytes) -> RequestError:
+def check(kind: type[AnyBody], fields: dict[str, Any]) -> AnyBody:
+    """The same for what did not come as JSON. Raises InvalidInput."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def _explain(error: ValidationError, body: bytes = b"") -> RequestError:
     problem = error.errors(include_url=False, include_input=False)[0]
     if problem["type"] == "json_invalid":
         try:

@@ -10,7 +10,7 @@ from typing import Any
 from regraft import releases
 from regraft.errors import Conflict
 from regraft.eventlog import EventLog, replay
-from regraft.events import VerdictReached
+from regraft.events import NAMED_VERSION, VerdictReached
 from regraft.history import History
 from regraft.ids import derived_id
 from regraft.releases import Release
@@ -21,11 +21,11 @@ from training.verdict import Outcome
 MISMATCH = 1e-3
 
 # Shares may change during an experiment, so that only predictions under the present one say whether it is kept.
-# Where no subject is named, each request is a subject.
+# Where no subject is named, each request is a subject. A caller who named the version was on no arm by lot.
 _SUBJECTS = """
 SELECT count(DISTINCT coalesce(subject, id)) FILTER (arm = 'production'),
        count(DISTINCT coalesce(subject, id)) FILTER (arm = 'candidate')
-FROM records WHERE kind = 'prediction_made' AND generation = $generation
+FROM records WHERE kind = 'prediction_made' AND generation = $generation AND metadata[$named] IS NULL
 """
 
 _log = logging.getLogger(__name__)
@@ -94,9 +94,10 @@ def find(log: EventLog, verdict_id: str) -> VerdictReached | None:
 
 
 def _mismatch(history: History, release: Release) -> str | None:
+    values = {"generation": release.generation, "named": NAMED_VERSION}
     connection = history.connect()
     try:
-        ((production, candidate),) = connection.execute(_SUBJECTS, {"generation": release.generation}).fetchall()
+        ((production, candidate),) = connection.execute(_SUBJECTS, values).fetchall()
     finally:
         connection.close()
     p_value = verdict.sample_ratio_mismatch(production=production, candidate=candidate, share=release.share)

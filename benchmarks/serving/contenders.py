@@ -59,7 +59,7 @@ def _regraft_command(environment: Mapping[str, str], port: int, home: Path) -> S
     release = subprocess.run([*command, "release", "show"], env=around, check=True, stdout=subprocess.PIPE)
     if json.loads(release.stdout)["production"] != VERSION:
         subprocess.run([*command, "release", "promote", VERSION], env=around, check=True, stdout=subprocess.DEVNULL)
-    return ["env", f"REGRAFT_PORT={port}", *command, "serve"]
+    return ["env", f"REGRAFT_PORT={port}", "REGRAFT_GRPC_PORT=0", *command, "serve"]
 
 
 OTHERS = (

@@ -47,8 +47,8 @@ def main() -> int:
     parser.add_argument("--home", type=Path, default=Path(".regraft/demo"), help="folder for the demo, emptied first")
     options = parser.parse_args()
     shutil.rmtree(options.home, ignore_errors=True)
-    port, monitor_port = free_ports(2, keep=options.keep)
-    settings = Settings.read(task=HERE / "task.yaml", home=options.home, port=port, monitor_port=monitor_port, **LIVELY)
+    ports = free_ports("port", "grpc_port", "monitor_port", keep=options.keep)
+    settings = Settings.read(task=HERE / "task.yaml", home=options.home, **ports, **LIVELY)
     failures: list[BaseException] = []
     try:
         run(settings, keep=options.keep)
@@ -111,10 +111,10 @@ def monitor_url(settings: Settings) -> str:
     return f"http://{settings.host}:{settings.monitor_port}"
 
 
-def free_ports(count: int, *, keep: bool) -> list[int]:
+def free_ports(*names: str, keep: bool) -> dict[str, int]:
     """Ports that nobody listens on; the product's own where they are free and somebody will want to type them."""
-    wanted = [Settings.model_fields[name].default if keep else 0 for name in ("port", "monitor_port")]
-    sockets = [socket.socket() for _ in range(count)]
+    wanted = [Settings.model_fields[name].default if keep else 0 for name in names]
+    sockets = [socket.socket() for _ in names]
     for one, port in zip(sockets, wanted, strict=True):
         try:
             one.bind(("127.0.0.1", port))
@@ -123,7 +123,7 @@ def free_ports(count: int, *, keep: bool) -> list[int]:
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
         one.close()
-    return ports
+    return dict(zip(names, ports, strict=True))
 
 
 def reports(settings: Settings) -> str:

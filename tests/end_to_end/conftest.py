@@ -61,11 +61,12 @@ def settings(tmp_path: Path) -> Settings:
         "drift": {"every_seconds": 1, "window": 100, "minimum": 50},
         "retraining": {"new_labels": 20},
     }
-    port, monitor_port = free_ports(2)
+    port, grpc_port, monitor_port = free_ports(3)
     return Settings.read(
         task=tiny_task(tmp_path, **sections),
         home=tmp_path / "home",
         port=port,
+        grpc_port=grpc_port,
         monitor_port=monitor_port,
         poll_seconds=0.1,
         record_seconds=0.2,

@@ -112,11 +112,11 @@ def test_what_is_mounted_exists(manifests: list[Manifest], pod: Manifest, contai
 def test_ports_lead_where_the_settings_say(manifests: list[Manifest], containers: dict[str, Manifest]) -> None:
     ports = {port["name"]: port["containerPort"] for c in containers.values() for port in c.get("ports", [])}
     settings = settings_of(manifests)
-    assert ports == {"http": int(settings["REGRAFT_PORT"]), "monitor": int(settings["REGRAFT_MONITOR_PORT"])}
+    variables = {"http": "REGRAFT_PORT", "grpc": "REGRAFT_GRPC_PORT", "monitor": "REGRAFT_MONITOR_PORT"}
+    assert ports == {name: int(settings[variable]) for name, variable in variables.items()}
     for service in of_kind(manifests, "Service"):
-        (port,) = service["spec"]["ports"]
-        scraped = service["metadata"]["annotations"]["prometheus.io/port"]
-        assert ports[port["targetPort"]] == int(scraped)
+        reached = [ports[port["targetPort"]] for port in service["spec"]["ports"]]
+        assert reached[0] == int(service["metadata"]["annotations"]["prometheus.io/port"])
     for container in containers.values():
         own = {port["name"] for port in container.get("ports", [])}
         assert {container[p]["httpGet"]["port"] for p in container if p.endswith("Probe")} <= own

@@ -122,11 +122,17 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 
 def installation_in(folder: Path, *, workers: int = 1, poll_seconds: float = 0.05, **sections: Any) -> Installation:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as http, socket.socket() as grpc:
+        for probe in (http, grpc):
+            probe.bind(("127.0.0.1", 0))
+        port, grpc_port = http.getsockname()[1], grpc.getsockname()[1]
     settings = Settings(
-        task=tiny_task(folder, **sections), home=folder / "home", port=port, workers=workers, poll_seconds=poll_seconds
+        task=tiny_task(folder, **sections),
+        home=folder / "home",
+        port=port,
+        grpc_port=grpc_port,
+        workers=workers,
+        poll_seconds=poll_seconds,
     )
     return Installation(settings)
 

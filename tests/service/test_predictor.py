@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from regraft.errors import DeadlineExceeded, InvalidInput, LogUnavailable, NotReady
-from regraft.events import Arm, FeedbackGiven, PredictionMade
+from regraft.errors import DeadlineExceeded, InvalidInput, LogUnavailable, NotFound, NotReady
+from regraft.events import NAMED_VERSION, Arm, FeedbackGiven, PredictionMade
 from regraft.ids import new_id
 from service import predictor
 from service.parts import Parts
@@ -75,6 +75,19 @@ async def test_a_subject_keeps_its_arm_and_no_subject_means_chance(installation:
     await parts.following.refresh()
     assert len({(await ask(parts, "x", subject="ada"))[0].arm for _ in range(20)}) == 1
     assert len({(await ask(parts, "x"))[0].arm for _ in range(60)}) == 2
+
+
+async def test_a_version_that_is_named_answers_and_the_log_knows_that_it_was_named(
+    installation: Installation, parts: Parts
+) -> None:
+    installation.release("v1", "v2", 0.5)
+    await parts.following.refresh()
+    for version, arm in (("v1", Arm.PRODUCTION), ("v2", Arm.CANDIDATE)):
+        answered = [(await ask(parts, "x", subject=f"subject {number}", version=version))[0] for number in range(10)]
+        assert {(one.version, one.arm) for one in answered} == {(version, arm)}
+        assert all(one.metadata == {NAMED_VERSION: version} for one in answered)
+    with pytest.raises(NotFound, match="there is v1 and v2"):
+        await ask(parts, "x", version="v3")
 
 
 @pytest.mark.parametrize("installation", [EXPERIMENT], indirect=True)

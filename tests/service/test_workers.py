@@ -3,6 +3,7 @@
 import resource
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from regraft.ids import new_id
@@ -22,7 +23,8 @@ def unready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def pair(unready: Server) -> Server:
     if not unready.ready():
         unready.installation.release("v1")
-    wait_until(lambda: unready.samples().get("regraft_release_generation") == 1)
+    # Each of them counts, also one that was slow to start and so is not in the lowest generation yet.
+    wait_until(lambda: unready.samples().get('regraft_swaps_total{outcome="taken"}') == 2)
     return unready
 
 
@@ -59,6 +61,17 @@ def test_the_metrics_are_those_of_both_workers_together(pair: Server) -> None:
     assert grown('regraft_feedback_total{correct="true"}') == 1
     assert after['regraft_swaps_total{outcome="taken"}'] == 2
     assert after["regraft_candidate_share"] == 0
+
+
+def test_all_workers_listen_on_the_port_for_grpc(pair: Server) -> None:
+    port = pair.installation.settings.grpc_port
+    listening = [
+        worker.pid
+        for worker in pair.workers()
+        for one in worker.net_connections()
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port
+    ]
+    assert len(listening) == len(set(listening)) == 2
 
 
 def test_with_a_full_disk_answers_go_on_and_say_that_they_are_not_logged(pair: Server) -> None:

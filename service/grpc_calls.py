@@ -1,0 +1,77 @@
+"""How gRPC is spoken: every call is read, answered and refused in one way.
+
+bytes -> message -> handler -> message -> bytes. Bytes that are no message are the caller's fault, so they are read here
+and not by gRPC, which would call them an internal error.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+
+from regraft.errors import MalformedRequest
+from service.metrics import Metrics
+from service.problems import presentable
+from service.proto import POOL
+from service.trace import trace_id
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Callable[[Any, str | None], Awaitable[Any]]
+
+STATUSES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ABORTED,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+CODE, RETRIABLE = "regraft-code", "regraft-retriable"  # trailing metadata of every error
+LONGEST_SENTENCE = 500  # clients take 8 kB of trailers, in which a character may take 12 bytes
+
+
+def service(name: str, handlers: Mapping[str, Handler], metrics: Metrics) -> grpc.GenericRpcHandler:
+    """All methods of the service `name`; each handler gets the request and the trace id, and returns the response."""
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+    for method in POOL.FindServiceByName(name).methods:
+        kind = GetMessageClass(method.input_type)
+        call = partial(_call, handlers[method.name], kind, metrics, f"{name}/{method.name}")
+        methods[method.name] = grpc.unary_unary_rpc_method_handler(call)
+    return grpc.method_handlers_generic_handler(name, methods)
+
+
+async def _call(handler: Handler, kind: Any, metrics: Metrics, where: str, body: bytes, context: Context) -> bytes:
+    try:
+        answer = await handler(_read(kind, body), trace_id(_traceparent(context)))
+        content: bytes = answer.SerializeToString()
+        return content
+    except Exception as error:  # noqa: BLE001
+        problem = presentable(error, where)
+    metrics.errors.labels(problem.code).inc()
+    trailers = ((CODE, problem.code), (RETRIABLE, str(problem.retriable).lower()))
+    return await context.abort(STATUSES[problem.status], problem.message[:LONGEST_SENTENCE], trailers)
+
+
+def _read(kind: Any, body: bytes) -> Any:
+    try:
+        return kind.FromString(body)
+    except DecodeError as error:
+        raise MalformedRequest(
+            f"the message is no {kind.DESCRIPTOR.full_name}, or a string in it is not UTF-8"
+        ) from error
+
+
+def _traceparent(context: Context) -> str | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == "traceparent" and isinstance(value, str):
+            return value
+    return None
