@@ -24,12 +24,7 @@ SAMPLE = 160  # texts that speed and neighbours are measured on
 CALIBRATION = 64  # texts
 SEED = 0
 
-
-class Neighbours(NamedTuple):
-    """What a text's company changes: in probability at most, and in how many labels."""
-
-    largest_difference: float
-    labels_changed: int
+Reals = NDArray[np.float32]
 
 
 def choose(
@@ -45,7 +40,8 @@ def choose(
 
     `seen` are training rows, which the sizes of activations are taken from.
     """
-    plain = measure(folder / FP32, preprocessor, encodings, truth)
+    reference = Measurement.of(folder / FP32, preprocessor, encodings)
+    plain = reference.artifact(truth, reference)
     artifacts = {
         "fp32": plain.model_copy(
             update={"kept": True, "reason": "the reference", "largest_difference": parity.largest_difference}
@@ -55,7 +51,7 @@ def choose(
         return artifacts, "fp32"
     batches = batches_by_length([encoding.length for encoding in seen[:CALIBRATION]], SERVING_BATCH)
     quantize(folder / FP32, folder / INT8, (preprocessor.collate([seen[index] for index in one]) for one in batches))
-    small = measure(folder / INT8, preprocessor, encodings, truth, against=folder / FP32)
+    small = Measurement.of(folder / INT8, preprocessor, encodings).artifact(truth, reference)
     failing = objections(small, plain, settings)
     artifacts["int8"] = small.model_copy(
         update={"kept": not failing, "reason": "; ".join(failing) or "as good, faster, and its answers stand alone"}
@@ -79,58 +75,54 @@ def objections(small: Artifact, plain: Artifact, settings: Export) -> list[str]:
     return found
 
 
-def measure(
-    file: Path,
-    preprocessor: TextPreprocessor,
-    encodings: Sequence[Encoding],
-    truth: NDArray[np.int64],
-    against: Path | None = None,
-) -> Artifact:
-    """Accuracy on all rows; speed in texts per second on one thread and the effect of neighbours on a sample."""
-    scorer = Scorer(file, preprocessor)
-    answers = scorer.score(encodings).probabilities
-    sample = [encodings[index] for index in _sample(len(encodings))]
-    neighbours = company(scorer, sample)
-    lengths = [encoding.length for encoding in sample]
-    alone = [[index] for index in range(len(sample))]
-    sorted_batches = list(batches_by_length(lengths, SERVING_BATCH))
-    measured = {
-        "single_per_second": round(_speed(scorer, sample, alone), 1),
-        "batched_per_second": round(_speed(scorer, sample, sorted_batches), 1),
-        "neighbour_difference": neighbours.largest_difference,
-        "neighbour_labels_changed": neighbours.labels_changed,
-        "bytes": file.stat().st_size,
-    }
-    difference = None
-    if against is not None:
-        expected = Scorer(against, preprocessor).score(sample).probabilities
-        difference = float(np.abs(expected - scorer.score(sample).probabilities).max())
-    return Artifact(
-        file=file.name,
-        kept=False,
-        reason="",
-        accuracy=float(np.mean(answers.argmax(axis=1) == truth)),
-        largest_difference=difference,
-        measured=measured,
-    )
+class Measurement(NamedTuple):
+    """What one artifact answered, and how fast: texts per second of one thread's own time.
+
+    Alone, mixed and sorted are a sample of the rows: one by one, in batches of any lengths, in batches of like length.
+    """
+
+    file: Path
+    answers: Reals  # (rows, labels), of all rows
+    alone: Reals
+    mixed: Reals
+    single_per_second: float
+    batched_per_second: float
+
+    @classmethod
+    def of(cls, file: Path, preprocessor: TextPreprocessor, encodings: Sequence[Encoding]) -> "Measurement":
+        scorer = Scorer(file, preprocessor)
+        answers = scorer.score(encodings).probabilities
+        order = np.random.default_rng(SEED).permutation(len(encodings))[:SAMPLE]
+        sample = [encodings[index] for index in order]
+        alone, single_per_second = timed(scorer, sample, [[index] for index in range(len(sample))])
+        _, batched_per_second = timed(
+            scorer, sample, list(batches_by_length([e.length for e in sample], SERVING_BATCH))
+        )
+        in_order = [
+            range(start, min(start + SERVING_BATCH, len(sample))) for start in range(0, len(sample), SERVING_BATCH)
+        ]
+        mixed, _ = timed(scorer, sample, in_order)
+        return cls(file, answers, alone, mixed, single_per_second, batched_per_second)
+
+    def artifact(self, truth: NDArray[np.int64], reference: "Measurement") -> Artifact:
+        return Artifact(
+            file=self.file.name,
+            kept=False,
+            reason="",
+            accuracy=float(np.mean(self.answers.argmax(axis=1) == truth)),
+            largest_difference=float(np.abs(self.answers - reference.answers).max()),
+            measured={
+                "single_per_second": round(self.single_per_second, 1),
+                "batched_per_second": round(self.batched_per_second, 1),
+                "neighbour_difference": float(np.abs(self.alone - self.mixed).max()),
+                "neighbour_labels_changed": int(np.sum(self.alone.argmax(axis=1) != self.mixed.argmax(axis=1))),
+                "bytes": self.file.stat().st_size,
+            },
+        )
 
 
-def company(scorer: Scorer, encodings: Sequence[Encoding]) -> Neighbours:
-    """Each text alone and among others of any length, padding and all."""
-    alone = scorer.run_in(encodings, [[index] for index in range(len(encodings))]).probabilities
-    order = np.random.default_rng(SEED).permutation(len(encodings)).tolist()
-    mixed = [order[start : start + SERVING_BATCH] for start in range(0, len(order), SERVING_BATCH)]
-    among = scorer.run_in(encodings, mixed).probabilities
-    changed = int(np.sum(alone.argmax(axis=1) != among.argmax(axis=1)))
-    return Neighbours(float(np.abs(alone - among).max()), changed)
-
-
-def _speed(scorer: Scorer, encodings: Sequence[Encoding], batches: Sequence[Sequence[int]]) -> float:
-    """Texts per second of this thread's own time: what else the machine is doing does not count."""
+def timed(scorer: Scorer, encodings: Sequence[Encoding], batches: Sequence[Sequence[int]]) -> tuple[Reals, float]:
+    """Probabilities, and texts per second of this thread's time: what else the machine does, does not count."""
     started = time.thread_time()
-    scorer.run_in(encodings, batches)
-    return len(encodings) / (time.thread_time() - started)
-
-
-def _sample(rows: int) -> NDArray[np.int64]:
-    return np.random.default_rng(SEED).permutation(rows)[:SAMPLE]
+    probabilities = scorer.run_in(encodings, batches).probabilities
+    return probabilities, len(encodings) / (time.thread_time() - started)
