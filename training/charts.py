@@ -86,7 +86,7 @@ def reliability(before: NDArray[np.floating], after: NDArray[np.floating], truth
 def intervals(rows: Sequence[tuple[str, Metric]]) -> str:
     """One line a model: its value and the 95% interval."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 0.42 * len(rows) + 0.8), layout="constrained")
+        figure = Figure(figsize=(4.9, 0.36 * len(rows) + 0.7), layout="constrained")
         axes = figure.subplots()
         for place, (_, metric) in enumerate(reversed(rows)):
             color = BLUE if place == len(rows) - 1 else QUIET

@@ -39,20 +39,20 @@ def train(settings: Settings, run: str | None) -> None:
     """Fine-tune the task's backbone on its data and publish a version; the first one goes into production."""
     _share_the_processor()
     _log_to_terminal()
-    from training.train import fine_tune, read_dataset, version_folder
+    from training.train import fine_tune, read_dataset, tidy, version_folder
 
     run = run or ids.new_id()
     task = Task.load(settings.task)
-    store = VersionStore(settings.versions)
+    store, folder = VersionStore(settings.versions), settings.runs / run
     if store.exists(run):
         manifest = store.manifest(run)
     else:
         click.echo(f"run {run}")
         dataset = read_dataset(task)
         _print_findings(dataset.findings)
-        folder = settings.runs / run
         manifest = fine_tune(task, dataset, folder, version=run)
         manifest = store.publish(version_folder(folder), manifest)
+    tidy(folder)
     click.echo("\n" + results_table(manifest))
     click.echo(f"\nreport: {report_path(settings, run)}")
     click.echo(release_first(open_log(settings.log), run))

@@ -69,7 +69,7 @@ def look(history: History, release: Release, settings: Experiment, verdict_id: s
         minimum=min(settings.minimum, settings.cap),
         blocked=_mismatch(history, release),
     )
-    _log.info("experiment of %s: %s %s", release.candidate, found.outcome, found.reason)
+    _log.debug("experiment of %s: %s %s", release.candidate, found.outcome, found.reason)
     if found.outcome is Outcome.WAIT:
         return None
     evidence: dict[str, Any] = {

@@ -32,6 +32,7 @@ from training.network import Network
 from training.precision import computing
 
 EVALUATION_BATCH = 64
+CHECKPOINT = "checkpoint.safetensors"
 BUCKET = 50  # so many batches are sorted by length together; beyond, their order is random
 CLIP = 1.0
 
@@ -87,7 +88,7 @@ def fit(
     total = per_epoch * settings.epochs
     progress, best = Progress(), network.trained_state()
     torch.manual_seed(settings.seed)
-    if stored := checkpoint.load(folder / "checkpoint.safetensors"):
+    if stored := checkpoint.load(folder / CHECKPOINT):
         progress, best = Progress.of(stored.progress), stored.best
         network.load_trained_state(stored.network)
         checkpoint.restore_optimizer(optimizer, stored.optimizer)
@@ -111,9 +112,7 @@ def fit(
                     progress.seconds = before + time.monotonic() - started
                     write_curve(board, point)
                     bar.set_postfix(loss=f"{point.validation_loss:.3f}", macro_f1=f"{point.validation_macro_f1:.3f}")
-                    checkpoint.save(
-                        folder / "checkpoint.safetensors", progress, network.trained_state(), best, optimizer
-                    )
+                    checkpoint.save(folder / CHECKPOINT, progress, network.trained_state(), best, optimizer)
                 if progress.stopped_early:
                     break
     except KeyboardInterrupt:

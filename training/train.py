@@ -42,7 +42,7 @@ from training.export import (
     write_golden,
     write_onnx,
 )
-from training.loop import Examples, fit, logits_of, pooled_of
+from training.loop import CHECKPOINT, Examples, fit, logits_of, pooled_of
 from training.network import Network
 from training.report import Results, write_report
 from training.runtime import Scorer, Scores
@@ -240,6 +240,13 @@ def same_run(file: Path, task: Task, dataset: Dataset) -> None:
 def version_folder(folder: Path) -> Path:
     """Where a run keeps the files of its version until they are published."""
     return folder / "version"
+
+
+def tidy(folder: Path) -> None:
+    """Forget what a published run no longer needs; its TensorBoard curves stay."""
+    shutil.rmtree(version_folder(folder), ignore_errors=True)
+    for file in (*folder.glob("*.hidden"), folder / CHECKPOINT):
+        file.unlink(missing_ok=True)
 
 
 def texts(rows: Sequence[Row]) -> list[str]:

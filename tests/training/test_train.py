@@ -62,6 +62,8 @@ def test_train_says_what_it_found_and_how_good_it_got(published: tuple[Settings,
     assert "version first is in production" in said
     (report,) = re.findall(r"report: (\S+)", said)
     assert Path(report).is_file()
+    left = {file.name for file in (published[0].runs / "first").iterdir()}
+    assert left == {"run.json", "tensorboard"}
 
 
 def test_the_first_version_is_released_and_the_second_waits(
