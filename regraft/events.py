@@ -65,7 +65,8 @@ class Shadow(BaseModel):
 class PredictionMade(Event):
     """An answer was given. Its event id is the prediction id.
 
-    `probabilities` are calibrated and in the order of the task's labels. `audit_probability` is the chance with which
+    `subject` is who was named, or the first prediction of the request. `probabilities` are calibrated and in the order
+    of the task's labels. `audit_probability` is the chance with which
     the prediction was drawn into the audit, or None if it was not drawn. `input` is None once redacted.
     """
 

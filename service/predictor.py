@@ -62,7 +62,8 @@ class Predictor:
         started = time.perf_counter()
         serving = self._following.serving
         ids = [new_id() for _ in request.inputs]
-        arm = serving.arm_of(request.version) if request.version else serving.arm_for(request.subject or ids[0])
+        subject = request.subject or ids[0]  # whoever is not named is somebody new, all of the request's inputs alike
+        arm = serving.arm_of(request.version) if request.version else serving.arm_for(subject)
         model, other = serving.model(arm), serving.other(arm)
         rate = self._audit.experiment_rate if other else self._audit.rate
         drawn = [index for index, one in enumerate(ids) if audited(one, rate)]
@@ -86,7 +87,7 @@ class Predictor:
                 version=model.version,
                 arm=arm,
                 generation=serving.release.generation,
-                subject=request.subject,
+                subject=subject,
                 input=request.inputs[index],
                 label=_label(model, score),
                 confidence=max(score.probabilities),

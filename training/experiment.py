@@ -21,10 +21,9 @@ from training.verdict import Outcome
 MISMATCH = 1e-3
 
 # Shares may change during an experiment, so that only predictions under the present one say whether it is kept.
-# Where no subject is named, each request is a subject. A caller who named the version was on no arm by lot.
+# A caller who named the version was on no arm by lot.
 _SUBJECTS = """
-SELECT count(DISTINCT coalesce(subject, id)) FILTER (arm = 'production'),
-       count(DISTINCT coalesce(subject, id)) FILTER (arm = 'candidate')
+SELECT count(DISTINCT subject) FILTER (arm = 'production'), count(DISTINCT subject) FILTER (arm = 'candidate')
 FROM records WHERE kind = 'prediction_made' AND generation = $generation AND metadata[$named] IS NULL
 """
 

@@ -77,6 +77,11 @@ async def test_a_subject_keeps_its_arm_and_no_subject_means_chance(installation:
     assert len({(await ask(parts, "x"))[0].arm for _ in range(60)}) == 2
 
 
+async def test_a_request_without_a_subject_is_one_subject_whatever_it_holds(parts: Parts) -> None:
+    answer = await parts.predictor.predict(PredictRequest(["hello", "world"]))
+    assert [one.subject for one in answer.predictions] == [answer.predictions[0].id] * 2
+
+
 async def test_a_version_that_is_named_answers_and_the_log_knows_that_it_was_named(
     installation: Installation, parts: Parts
 ) -> None:
