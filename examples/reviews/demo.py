@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,7 +69,8 @@ def run(settings: Settings, *, keep: bool) -> None:
         say(f"Reports to open:\n{reports(settings)}")
         if keep:
             say(invitation(settings))
-            signal.pause()
+            with suppress(KeyboardInterrupt):
+                signal.pause()
     say("The whole circle, and every step of it happened")
 
 
