@@ -4,30 +4,65 @@ This file only translates: bytes -> checked request -> Monitor -> JSON. Errors l
 """
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request, Security
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Send
+from starlette.types import Scope as Connection
 
 from monitoring.monitor import Monitor
 from monitoring.review import GivenLabel, QueueItem
+from regraft import keys_file
 from regraft.errors import InvalidInput, MalformedRequest, RegraftError
 from regraft.events import DriftMeasured, QueueReason, RetrainingRequested
 from regraft.ids import new_id
+from regraft.keys import Scope
 
 LOGGER = logging.getLogger(__name__)
 MOST_REVIEWS = 1_000
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+# Where there are keys, one of these scopes is needed; what is not named here needs admin.
+SCOPES: Mapping[str, Sequence[Scope]] = {
+    "/healthz": (),
+    "/metrics": (),
+    "/status": (Scope.REVIEW, Scope.ADMIN),
+    "/review/queue": (Scope.REVIEW,),
+    "/review/labels": (Scope.REVIEW,),
+    "/drift": (Scope.REVIEW, Scope.ADMIN),
+    "/drift/{check_id}": (Scope.REVIEW, Scope.ADMIN),
+    "/drift/check": (Scope.ADMIN,),
+    "/retraining": (Scope.ADMIN,),
+}
+_BEARER = HTTPBearer(scheme_name="key", description="an API key, where the monitor has keys", auto_error=False)
+
+
+class GuardedRoute(APIRoute):
+    """Lets nobody in without a key of the right scope, before the body is read."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self.scopes = SCOPES.get(path, (Scope.ADMIN,))
+        if self.scopes:  # for the page that describes the interface
+            options["dependencies"] = [*(options.get("dependencies") or ()), Security(_BEARER)]
+        super().__init__(path, endpoint, **options)
+
+    async def handle(self, scope: Connection, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        request.app.state.guard.admit(request.headers.get("authorization"), self.scopes)
+        await super().handle(scope, receive, send)
 
 
 class Body(BaseModel):
@@ -69,7 +104,7 @@ class RetrainingBody(Body):
 
 
 def create_app(monitor: Monitor) -> FastAPI:
-    """The monitor's threads start and stop with the app."""
+    """The monitor's threads start and stop with the app. Raises ConfigError for a bad file of keys."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -78,7 +113,9 @@ def create_app(monitor: Monitor) -> FastAPI:
         await run_in_threadpool(monitor.stop)
 
     app = FastAPI(title="Regraft monitor", lifespan=lifespan)
+    app.router.route_class = GuardedRoute
     app.state.monitor = monitor
+    app.state.guard = keys_file.guard(monitor.settings.keys_file)
     app.add_api_route("/healthz", healthz)
     app.add_api_route("/metrics", metrics, response_class=Response)
     app.add_api_route("/status", status)
@@ -187,14 +224,14 @@ def _request(request: RetrainingRequested) -> dict[str, Any]:
     return request.model_dump(exclude={"kind", "schema_version"})
 
 
-def _json(content: object, status: int = 200) -> Response:
+def _json(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """`nan`, an undefined figure, leaves as null."""
-    return Response(to_json(content, inf_nan_mode="null"), status_code=status, media_type="application/json")
+    return Response(to_json(content, inf_nan_mode="null"), status, headers, "application/json")
 
 
 async def _known_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, RegraftError)
-    return _json(error.as_json(), error.status)
+    return _json(error.as_json(), error.status, error.headers)
 
 
 async def _invalid_request(request: Request, error: Exception) -> Response:

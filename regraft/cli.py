@@ -13,9 +13,10 @@ from typing import Any
 
 import click
 
-from regraft import __version__, releases, supervision
-from regraft.errors import RegraftError
+from regraft import __version__, keys_file, releases, supervision
+from regraft.errors import ConfigError, RegraftError
 from regraft.eventlog import open_log
+from regraft.keys import Key, Scope, digest, new_secret
 from regraft.settings import Settings
 from regraft.versions import VersionStore
 
@@ -171,6 +172,44 @@ def promote(settings: Settings, version: str, who: str, why: str) -> None:
 def rollback(settings: Settings, who: str, why: str) -> None:
     """Withdraw the candidate; without one, go back to the production version before this one."""
     _change(settings, releases.roll_back, who, why)
+
+
+@main.group()
+def keys() -> None:
+    """The API keys: new, list."""
+
+
+@keys.command("new")
+@click.argument("name")
+@click.option(
+    "--scope", "scopes", multiple=True, required=True, type=click.Choice([str(one) for one in Scope]), help="repeatable"
+)
+@click.option("--rate", type=float, help="requests a second, in each worker; without it, as many as it likes")
+@with_settings
+def new_key(settings: Settings, name: str, scopes: tuple[str, ...], rate: float | None) -> None:
+    """Show a new key, this once, and add its hash to REGRAFT_KEYS_FILE; without one, show the entry to add."""
+    secret = new_secret()
+    key = Key(name, digest(secret), frozenset(map(Scope, scopes)), rate)
+    entry = keys_file.entry(key)
+    if settings.keys_file:
+        keys_file.add(Path(settings.keys_file), key)
+        click.echo(
+            f"added to {settings.keys_file}, which servers read at their start; the key, shown this once:", err=True
+        )
+    click.echo(secret)
+    if not settings.keys_file:
+        click.echo(entry, nl=False)
+
+
+@keys.command("list")
+@with_settings
+def list_keys(settings: Settings) -> None:
+    """Name, scopes and rate of every key in REGRAFT_KEYS_FILE."""
+    if not settings.keys_file:
+        raise ConfigError("REGRAFT_KEYS_FILE: is not set, everything is open to everybody")
+    for key in keys_file.read(Path(settings.keys_file)):
+        rate = "" if key.rate is None else f"  {key.rate:g} a second"
+        click.echo(f"{key.name}  {' '.join(sorted(key.scopes))}{rate}")
 
 
 @main.command()

@@ -36,6 +36,11 @@ class RegraftError(Exception):
         self.message = message
         self.details = details
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What HTTP says of it beside the body."""
+        return {}
+
     def as_json(self) -> dict[str, Any]:
         """The one form in which an error leaves the system."""
         body = {"code": self.code, "message": self.message, "retriable": self.retriable}
@@ -62,6 +67,10 @@ class MalformedRequest(RequestError):
 class Unauthorized(RequestError):
     status = 401
     code = "unauthorized"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="regraft"'}
 
 
 class Forbidden(RequestError):
@@ -100,6 +109,10 @@ class TooManyRequests(RequestError):
     code = "too_many_requests"
     retriable = True
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.details.get("retry_after_seconds", 1))}
+
 
 class Unavailable(RegraftError):
     status = 503
@@ -118,6 +131,10 @@ class VersionRefused(Unavailable):
 
 class Overloaded(Unavailable):
     code = "overloaded"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "1"}
 
 
 class LogUnavailable(Unavailable):

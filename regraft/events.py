@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
 from regraft.ids import new_id
 
+CALLER = "regraft.caller"  # in a prediction's metadata: the name of the caller's key, where there are keys
 NAMED_VERSION = "regraft.named_version"  # in a prediction's metadata: the caller chose the version, not the split
 
 

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     grpc_port: int = Field(3002, description="port of the service for gRPC; 0 for none", ge=0, le=65535)
     monitor_port: int = Field(3001, description="port of the monitor", ge=1, le=65535)
     workers: int = Field(1, description="processes of the service that share its port", ge=1, le=64)
+    keys_file: str = Field("", description="file of API keys, read at start; empty: everything is open to everybody")
     poll_seconds: float = Field(0.5, description="how often followers of the log look for news", gt=0)
     record_seconds: float = Field(5.0, description="how long the recorder gathers events before it writes a file", gt=0)
     judge_seconds: float = Field(5.0, description="how often quality, policy and verdict are looked at again", gt=0)
@@ -73,5 +74,8 @@ class Settings(BaseSettings):
 
     def as_environment(self) -> dict[str, str]:
         """The same settings for a child process; paths absolute, since it may run elsewhere."""
-        values = self.model_dump() | {"task": self.task.resolve(), "home": self.home.resolve()}
+        paths = {"task": self.task.resolve(), "home": self.home.resolve()}
+        if self.keys_file:
+            paths["keys_file"] = Path(self.keys_file).resolve()
+        values = self.model_dump() | paths
         return {f"REGRAFT_{name.upper()}": str(value) for name, value in values.items()}

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from regraft import keys_file
 from regraft.cli import with_settings
 from regraft.errors import ConfigError
 from regraft.settings import Settings
@@ -20,6 +21,9 @@ DRAIN_SECONDS = 30  # at a stop, before requests that still run are cut off
 @with_settings
 def serve(settings: Settings) -> None:
     """Answer predictions and take feedback over HTTP and gRPC until Ctrl-C."""
+    keys_file.guard(
+        settings.keys_file
+    )  # a mistake in it is a sentence here, and not a worker that dies again and again
     if settings.grpc_port:
         _check_free(settings.host, settings.grpc_port)
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Service"]

@@ -1,25 +1,36 @@
-"""How gRPC is spoken: every call is read, answered and refused in one way.
+"""How gRPC is spoken: every call is let in, read, answered and refused in one way.
 
-bytes -> message -> handler -> message -> bytes. Bytes that are no message are the caller's fault, so they are read here
-and not by gRPC, which would call them an internal error.
+key -> caller; bytes -> message -> handler -> message -> bytes. Bytes that are no message are the caller's fault, so
+they are read here and not by gRPC, which would call them an internal error.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from regraft.errors import MalformedRequest
+from regraft.keys import Guard
+from service import guards
 from service.metrics import Metrics
 from service.problems import presentable
 from service.proto import POOL
 from service.trace import trace_id
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = Callable[[Any, str | None], Awaitable[Any]]
+
+
+class Caller(NamedTuple):
+    """What a call says of itself beside its message; `name` is its key's."""
+
+    name: str | None
+    trace_id: str | None
+
+
+Handler = Callable[[Any, Caller], Awaitable[Any]]
 
 STATUSES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -39,19 +50,23 @@ CODE, RETRIABLE = "regraft-code", "regraft-retriable"  # trailing metadata of ev
 LONGEST_SENTENCE = 500  # clients take 8 kB of trailers, in which a character may take 12 bytes
 
 
-def service(name: str, handlers: Mapping[str, Handler], metrics: Metrics) -> grpc.GenericRpcHandler:
-    """All methods of the service `name`; each handler gets the request and the trace id, and returns the response."""
+def service(name: str, handlers: Mapping[str, Handler], metrics: Metrics, guard: Guard) -> grpc.GenericRpcHandler:
+    """All methods of the service `name`; each handler gets the request and its caller, and returns the response."""
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in POOL.FindServiceByName(name).methods:
         kind = GetMessageClass(method.input_type)
-        call = partial(_call, handlers[method.name], kind, metrics, f"{name}/{method.name}")
+        call = partial(_call, handlers[method.name], kind, metrics, guard, f"{name}/{method.name}")
         methods[method.name] = grpc.unary_unary_rpc_method_handler(call)
     return grpc.method_handlers_generic_handler(name, methods)
 
 
-async def _call(handler: Handler, kind: Any, metrics: Metrics, where: str, body: bytes, context: Context) -> bytes:
+async def _call(
+    handler: Handler, kind: Any, metrics: Metrics, guard: Guard, where: str, body: bytes, context: Context
+) -> bytes:
     try:
-        answer = await handler(_read(kind, body), trace_id(_traceparent(context)))
+        name = guard.admit(_metadata(context, "authorization"), guards.of_method(where))
+        caller = Caller(name, trace_id(_metadata(context, "traceparent")))
+        answer = await handler(_read(kind, body), caller)
         content: bytes = answer.SerializeToString()
         return content
     except Exception as error:  # noqa: BLE001
@@ -70,8 +85,8 @@ def _read(kind: Any, body: bytes) -> Any:
         ) from error
 
 
-def _traceparent(context: Context) -> str | None:
+def _metadata(context: Context, wanted: str) -> str | None:
     for name, value in context.invocation_metadata() or ():
-        if name == "traceparent" and isinstance(value, str):
+        if name == wanted and isinstance(value, str):
             return value
     return None

@@ -6,7 +6,7 @@ from typing import Any
 from regraft.errors import InvalidInput, MalformedRequest
 from regraft.events import FeedbackGiven
 from service import oip
-from service.grpc_calls import Handler
+from service.grpc_calls import Caller, Handler
 from service.parts import Parts
 from service.proto import message
 from service.schemas import FeedbackBody, check
@@ -35,20 +35,20 @@ class Inference:
             "ModelInfer": self.model_infer,
         }
 
-    async def server_live(self, _: Any, __: str | None) -> Any:
+    async def server_live(self, _: Any, __: Caller) -> Any:
         return _ServerLive(live=True)
 
-    async def server_ready(self, _: Any, __: str | None) -> Any:
+    async def server_ready(self, _: Any, __: Caller) -> Any:
         return _ServerReady(ready=self._parts.following.ready)
 
-    async def model_ready(self, request: Any, _: str | None) -> Any:
+    async def model_ready(self, request: Any, _: Caller) -> Any:
         self._check_model(request.name, request.version)
         return _ModelReady(ready=self._parts.following.ready)
 
-    async def server_metadata(self, _: Any, __: str | None) -> Any:
+    async def server_metadata(self, _: Any, __: Caller) -> Any:
         return _Server(**oip.SERVER)
 
-    async def model_metadata(self, request: Any, _: str | None) -> Any:
+    async def model_metadata(self, request: Any, _: Caller) -> Any:
         self._check_model(request.name, request.version)
         return _Metadata(
             name=request.name,
@@ -58,13 +58,13 @@ class Inference:
             outputs=[column._asdict() for column in oip.outputs(self._parts.task)],
         )
 
-    async def model_infer(self, request: Any, trace_id: str | None) -> Any:
+    async def model_infer(self, request: Any, caller: Caller) -> Any:
         self._check_model(request.model_name, request.model_version)
         texts = _texts(request, oip.count_texts(self._parts.task, request.inputs))
         names = oip.wanted(request.outputs)
         parameters = {name: _value(parameter) for name, parameter in request.parameters.items()}
         answer = await self._parts.predictor.predict(
-            oip.request(texts, parameters, version=request.model_version, trace_id=trace_id)
+            oip.request(texts, parameters, version=request.model_version, trace_id=caller.trace_id, caller=caller.name)
         )
         tensors = oip.tensors_of(answer, names)
         return _Infer(
@@ -87,7 +87,7 @@ class Feedback:
         self._box = parts.feedback
         self.handlers: Mapping[str, Handler] = {"Give": self.give}
 
-    async def give(self, request: Any, _: str | None) -> Any:
+    async def give(self, request: Any, _: Caller) -> Any:
         body = check(FeedbackBody, {field.name: value for field, value in request.ListFields()})
         given = await self._box.give(FeedbackGiven(**body.model_dump()))
         return _Thanks(feedback_id=given.id, prediction_id=given.prediction_id)

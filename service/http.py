@@ -1,42 +1,58 @@
-"""How HTTP is spoken: bodies are read within their limit, and every error leaves as the same JSON.
+"""How HTTP is spoken: callers come in by their key, bodies are read within their limit, every error leaves as the same
+JSON.
 
-bytes off the wire -> (type, size) -> handler -> bytes. FastAPI documents the routes; its machinery for reading and
-writing them is left out, since it would cost more than the rest of a request.
+bytes off the wire -> (key) -> (type, size) -> handler -> bytes. FastAPI documents the routes; its machinery for reading
+and writing them is left out, since it would cost more than the rest of a request.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import Request, Response, Security
 from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from regraft.errors import MalformedRequest, Overloaded, PayloadTooLarge, RegraftError, UnsupportedMediaType
+from regraft.errors import MalformedRequest, PayloadTooLarge, RegraftError, UnsupportedMediaType
+from service import guards
 from service.parts import Parts
 from service.problems import presentable
 from service.schemas import ErrorAnswer
 from service.trace import trace_id
 
-RETRY_AFTER_SECONDS = "1"
 OIP = "/v2"  # the paths of the Open Inference Protocol, whose errors have another form
+
+_BEARER = HTTPBearer(scheme_name="key", description="an API key, where the server has keys", auto_error=False)
+_GUARDED = (401, 403, 429)
 
 _MEANINGS = {
     400: "not JSON, or not UTF-8",
+    401: "no key, or none that is known here",
+    403: "the key has not this scope",
     413: "the body, or the number of inputs, is above its limit",
     415: "the body is not declared as application/json",
     422: "a field is missing, unknown, or says what it cannot say; the sentence names it",
+    429: "more requests a second than the key is good for; try again after Retry-After",
     503: "not ready, overloaded, or the event log takes no events; try again",
     504: "no answer within the time limit",
 }
 
 
 class DirectRoute(APIRoute):
-    """A route whose handler takes the request and returns the response, with nothing in between but the errors."""
+    """A route whose handler takes the request and returns the response, with nothing in between but the guard and
+    the errors. The dependency is there to be documented; nothing runs it."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self.scopes = guards.of_path(path)
+        if self.scopes:
+            options["dependencies"] = [Security(_BEARER, scopes=list(self.scopes))]
+            options["responses"] = documented_errors(*_GUARDED) | (options.get("responses") or {})
+        super().__init__(path, endpoint, **options)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -45,6 +61,8 @@ class DirectRoute(APIRoute):
             response = answer_error(request, HTTPException(405, headers={"Allow": ", ".join(methods)}))
         else:
             try:
+                guard = parts_of(request).guard
+                request.state.caller = guard.admit(request.headers.get("authorization"), self.scopes)
                 response = await self.endpoint(request)
             except Exception as error:  # noqa: BLE001
                 response = answer_error(request, error)
@@ -58,6 +76,12 @@ def json_response(answer: BaseModel, status: int = 200) -> Response:
 def parts_of(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
+
+
+def caller_of(request: Request) -> str | None:
+    """The name of the key that the request came with, where one was needed."""
+    name: str | None = request.state.caller
+    return name
 
 
 def trace_of(request: Request) -> str | None:
@@ -94,8 +118,7 @@ def answer_error(request: Request, error: Exception) -> Response:
     else:
         shown = presentable(error, f"{request.method} {request.url.path}")
         status, body = shown.status, shown.as_json()
-        if isinstance(error, Overloaded):
-            headers["Retry-After"] = RETRY_AFTER_SECONDS
+        headers |= shown.headers
         if isinstance(error, PayloadTooLarge):
             headers["Connection"] = "close"  # the rest of the body is not read
     parts_of(request).metrics.errors.labels(body["error"]["code"]).inc()

@@ -114,7 +114,12 @@ def decode(elements: Sequence[bytes]) -> list[str]:
 
 
 def request(
-    texts: Sequence[str], parameters: Mapping[str, object], *, version: str = "", trace_id: str | None
+    texts: Sequence[str],
+    parameters: Mapping[str, object],
+    *,
+    version: str = "",
+    trace_id: str | None,
+    caller: str | None,
 ) -> PredictRequest:
     """`subject` and `metadata.<name>` among the parameters are ours. Others are left alone: clients send some of their
     own accord. Raises InvalidInput."""
@@ -126,10 +131,10 @@ def request(
     }
     fields = {"metadata": metadata} | ({"subject": parameters["subject"]} if "subject" in parameters else {})
     try:
-        caller = check(CallerBody, fields)
+        said = check(CallerBody, fields)
     except InvalidInput as error:
         raise InvalidInput(f"parameters.{error.message}") from error
-    return PredictRequest(texts, caller.subject, caller.metadata, trace_id, version or None)
+    return PredictRequest(texts, said.subject, said.metadata, trace_id, version or None, caller)
 
 
 def wanted(tensors: Sequence[Any]) -> list[str]:

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 
 from regraft.errors import InvalidInput, MalformedRequest
 from service import oip
-from service.http import documented_body, parts_of, read_body, trace_of
+from service.http import caller_of, documented_body, parts_of, read_body, trace_of
 from service.schemas import Body, OipError, parse
 from service.tensors import Tensor, unpack
 
@@ -49,14 +49,17 @@ class InferBody(_OipBody):
 
 
 def add_routes(app: FastAPI) -> None:
-    errors = {status: {"model": OipError} for status in (400, 404, 413, 415, 422, 503, 504)}
+    statuses = (400, 401, 403, 404, 413, 415, 422, 429, 503, 504)
+    errors: dict[int | str, dict[str, Any]] = {status: {"model": OipError} for status in statuses}
+    guarded: dict[int | str, dict[str, Any]] = {status: errors[status] for status in (401, 403, 429)}
     infers: dict[str, Any] = {"openapi_extra": documented_body(InferBody), "responses": errors}
     unknown: dict[str, Any] = {"responses": {404: errors[404]}}
+    known: dict[str, Any] = {"responses": guarded | unknown["responses"]}
     for path, of in ((MODEL, "the model"), (VERSION, "a version")):
         app.post(f"{path}/infer", summary=f"Open Inference Protocol: ask {of}", **infers)(infer)
         app.get(f"{path}/ready", summary=f"Open Inference Protocol: is {of} ready", **unknown)(model_ready)
-        app.get(path, summary=f"Open Inference Protocol: tensors of {of}", **unknown)(model)
-    app.get("/v2", summary="Open Inference Protocol: this server")(server)
+        app.get(path, summary=f"Open Inference Protocol: tensors of {of}", **known)(model)
+    app.get("/v2", summary="Open Inference Protocol: this server", responses=guarded)(server)
     app.get("/v2/health/live", summary="Open Inference Protocol: is it alive")(live)
     app.get("/v2/health/ready", summary="Open Inference Protocol: is it ready")(ready)
 
@@ -101,7 +104,7 @@ async def infer(request: Request) -> Response:
     names = oip.wanted(body.outputs)
     binary = _binary(body)
     answer = await parts.predictor.predict(
-        oip.request(texts, body.parameters, version=version, trace_id=trace_of(request))
+        oip.request(texts, body.parameters, version=version, trace_id=trace_of(request), caller=caller_of(request))
     )
     shown: dict[str, Any] = {"model_name": name, "model_version": answer.predictions[0].version}
     if body.id is not None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from functools import partial
 
+from regraft import keys_file
 from regraft.eventlog import EventLog, open_log
+from regraft.keys import Guard
 from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import VersionStore
@@ -19,6 +21,7 @@ from service.predictor import Predictor
 @dataclass(frozen=True)
 class Parts:
     task: Task
+    guard: Guard
     log: EventLog
     metrics: Metrics
     following: Following
@@ -30,6 +33,7 @@ class Parts:
     def assemble(cls, settings: Settings) -> "Parts":
         """Raises ConfigError, or LogUnavailable."""
         task = Task.load(settings.task)
+        guard = keys_file.guard(settings.keys_file)
         log = open_log(settings.log)
         metrics = Metrics()
         store = VersionStore(settings.versions, settings.home.resolve() / "cache")
@@ -38,6 +42,7 @@ class Parts:
         journal = Journal(log)
         return cls(
             task=task,
+            guard=guard,
             log=log,
             metrics=metrics,
             following=following,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from regraft.errors import DeadlineExceeded
-from regraft.events import NAMED_VERSION, PredictionMade, Shadow
+from regraft.events import CALLER, NAMED_VERSION, PredictionMade, Shadow
 from regraft.ids import new_id
 from regraft.task import Task
 from service.batching import Score
@@ -28,13 +28,20 @@ SHADOW_PATIENCE_SECONDS = 0.5  # how much longer than its own scores an audited 
 @dataclass(frozen=True)
 class PredictRequest:
     """`subject` is who the request is about: it decides on the arm. Without one, chance does; with a `version`, that
-    one answers, and the prediction says so in its metadata: an experiment must not take it for an arm by lot."""
+    one answers, and the prediction says so in its metadata: an experiment must not take it for an arm by lot. It
+    says as well who the `caller` was, by the name of the key."""
 
     inputs: Sequence[str]
     subject: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     trace_id: str | None = None
     version: str | None = None
+    caller: str | None = None
+
+    @property
+    def logged_metadata(self) -> dict[str, str]:
+        ours = {NAMED_VERSION: self.version, CALLER: self.caller}
+        return self.metadata | {name: value for name, value in ours.items() if value}
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class Predictor:
                         shadowing.cancel()
         except TimeoutError as error:
             raise DeadlineExceeded(f"no answer within {self._timeout:g} seconds") from error
-        metadata = request.metadata | ({NAMED_VERSION: request.version} if request.version else {})
+        metadata = request.logged_metadata
         predictions = [
             PredictionMade(
                 id=ids[index],

@@ -11,6 +11,7 @@ from service import metrics, oip_http
 from service.http import (
     DirectRoute,
     answer_error,
+    caller_of,
     documented_body,
     documented_errors,
     json_response,
@@ -72,7 +73,7 @@ async def predict(request: Request) -> Response:
     parts = parts_of(request)
     body = parse(PredictBody, await read_body(request, parts.task.serving.max_body_bytes))
     answer = await parts.predictor.predict(
-        PredictRequest([body.input], body.subject, body.metadata or {}, trace_of(request))
+        PredictRequest([body.input], body.subject, body.metadata or {}, trace_of(request), caller=caller_of(request))
     )
     return json_response(_shown(answer, answer.predictions[0]))
 
@@ -86,7 +87,7 @@ async def predict_batch(request: Request) -> Response:
             f"inputs: has {len(body.inputs)} items; at most {limits.max_items} are taken", limit=limits.max_items
         )
     answer = await parts.predictor.predict(
-        PredictRequest(body.inputs, body.subject, body.metadata or {}, trace_of(request))
+        PredictRequest(body.inputs, body.subject, body.metadata or {}, trace_of(request), caller=caller_of(request))
     )
     return json_response(BatchAnswer(predictions=[_shown(answer, one) for one in answer.predictions]))
 

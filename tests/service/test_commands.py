@@ -30,6 +30,14 @@ def test_serve_hands_over_to_bentoml(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert json.loads(environment["BENTOML_CONFIG_OVERRIDES"])["services"]["regraft"]["workers"] == 3
 
 
+def test_serve_does_not_start_with_a_bad_file_of_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "execvpe", lambda *_: pytest.fail("it was started"))
+    monkeypatch.setenv("REGRAFT_KEYS_FILE", str(tmp_path / "none.yaml"))
+    result = CliRunner().invoke(main, ["--task", str(tiny_task(tmp_path)), "serve"])
+    assert result.exit_code == 1
+    assert "none.yaml: cannot be read" in result.output
+
+
 def test_serve_shares_no_port_with_another_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "execvpe", lambda *_: pytest.fail("it was started"))
     with socket.socket() as other:
