@@ -7,6 +7,7 @@ import pytest
 from regraft.eventlog import Record
 from regraft.events import NAMED_VERSION, Arm, PredictionMade
 from regraft.history import History
+from regraft.ids import new_id
 from regraft.releases import Release
 from training.experiment import _mismatch
 
@@ -18,6 +19,7 @@ def prediction(arm: Arm, metadata: dict[str, str]) -> PredictionMade:
         version="v1" if arm is Arm.PRODUCTION else "v2",
         arm=arm,
         generation=1,
+        subject=new_id(),
         input="a text",
         label="good",
         confidence=0.8,
