@@ -3,11 +3,13 @@
 import json
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from regraft import ids
 from regraft.events import KINDS, Arm, PredictionMade, decode, encode, kind_of
 from regraft.ids import derived_id, new_id
 
@@ -64,17 +66,35 @@ def test_kind_of_an_event_and_of_its_class_are_the_same() -> None:
     assert kind_of(prediction()) == kind_of(PredictionMade) == "prediction_made"
 
 
-def test_ids_are_version_7_uuids_that_sort_by_time() -> None:
-    first = new_id()
-    time.sleep(0.002)
-    second = new_id()
-    assert first < second
-    assert uuid.UUID(first).version == 7
-    assert uuid.UUID(first).variant == uuid.RFC_4122
+def test_ids_are_version_7_uuids() -> None:
+    for _ in range(1_000):
+        one = uuid.UUID(new_id())
+        assert (one.version, one.variant) == (7, uuid.RFC_4122)
+        assert abs((one.int >> 80) / 1000 - time.time()) < 60
 
 
-def test_ids_do_not_repeat() -> None:
-    assert len({new_id() for _ in range(10_000)}) == 10_000
+def test_each_id_is_larger_than_the_one_before() -> None:
+    made = [new_id() for _ in range(10_000)]
+    assert made == sorted(set(made))
+
+
+def test_ids_rise_when_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = new_id()
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    assert before < new_id() < new_id()
+
+
+def test_threads_do_not_share_an_id() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = [one for ids in pool.map(lambda _: [new_id() for _ in range(1_000)], range(8)) for one in ids]
+    assert len(set(made)) == 8_000
+
+
+def test_ids_that_run_out_of_random_bits_take_the_next_millisecond(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = time.time_ns() // 1_000_000 + 10_000
+    monkeypatch.setattr(ids, "_last", (later, (1 << 74) - 1))
+    one = uuid.UUID(new_id())
+    assert (one.int >> 80, one.version, one.variant) == (later + 1, 7, uuid.RFC_4122)
 
 
 def test_a_derived_id_repeats_for_its_purpose_alone() -> None:
