@@ -12,6 +12,7 @@ has seen is ever given again.
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -44,6 +45,7 @@ class SQLiteLog:
         self._path = Path(path)
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
+        weakref.finalize(self, _close_all, self._connections).atexit = False  # for a log that nobody closes
         self._lock = threading.Lock()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,8 +92,7 @@ class SQLiteLog:
 
     def close(self) -> None:
         with self._lock:
-            while self._connections:
-                self._connections.pop().close()
+            _close_all(self._connections)
             self._local = threading.local()
 
     def read(self, names: Sequence[str], after: int, limit: int) -> list[tuple[int, str]]:
@@ -163,6 +164,11 @@ class SQLiteLog:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+
+def _close_all(connections: list[sqlite3.Connection]) -> None:
+    while connections:
+        connections.pop().close()
 
 
 class SQLiteConsumer:
