@@ -79,7 +79,8 @@ class Following:
     def serving(self) -> Serving:
         """Raises NotReady until a production version is loaded."""
         if self._serving is None:
-            raise NotReady("no version is in production yet, or it is still loading")
+            refused = "; ".join(self._refused.values())
+            raise NotReady(refused or "no version is in production yet, or it is still loading")
         return self._serving
 
     @property

@@ -7,42 +7,29 @@ examples replayed -> warm runs -> Model. So a version that answers differently f
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from regraft.errors import InvalidInput, RegraftError, VersionRefused
 from regraft.preprocessing import Encoding, TextPreprocessor
 from regraft.task import Task
 from regraft.versions import Manifest, VersionStore, read_golden
 from service.batching import Batcher, BatchRun, Outputs, Score
+from service.sessions import Provider, Session
 
 OUTPUTS = ("probabilities", "features")
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 INLINE_CHARACTERS = 10_000  # tokenised on the event loop, in a few milliseconds at most; more goes to a thread
 
 
 class Network:
     """The ONNX graph with its preprocessing. Several threads may run it at once: they share one copy of the weights."""
 
-    def __init__(self, folder: Path, manifest: Manifest, provider: Literal["cpu", "cuda"]) -> None:
-        """Raises VersionRefused where the provider is not the one asked for; ONNX Runtime itself only falls back."""
+    def __init__(self, folder: Path, manifest: Manifest, provider: Provider) -> None:
+        """Raises VersionRefused where the provider is not the one asked for."""
         self.precision = manifest.serve_gpu if provider == "cuda" else manifest.serve_cpu
-        artifact = manifest.artifacts[self.precision]
         self.preprocessor = TextPreprocessor.load(folder)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # parallel are the runs, not the work within one
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong arrives as an exception
-        if provider == "cuda":
-            onnxruntime.preload_dlls()
-        self._session = onnxruntime.InferenceSession(
-            str(folder / artifact.file), options, providers=[PROVIDERS[provider]]
-        )
-        got = self._session.get_providers()
-        if PROVIDERS[provider] not in got:
-            raise VersionRefused(f"asked for {PROVIDERS[provider]}, got {', '.join(got)}")
+        self._session = Session(folder / manifest.artifacts[self.precision].file, provider)
 
     def run(self, encodings: Sequence[Encoding]) -> Outputs:
         return Outputs(*self._session.run(OUTPUTS, self.preprocessor.collate(encodings)))
@@ -85,7 +72,7 @@ def load(
     version: str,
     *,
     task: Task,
-    provider: Literal["cpu", "cuda"],
+    provider: Provider,
     on_batch: Callable[[str, BatchRun], None],
 ) -> Model:
     """Raises VersionRefused for a version that must not serve; whatever the store raises when it cannot be reached."""
