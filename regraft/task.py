@@ -12,6 +12,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from regraft.errors import ConfigError
+from regraft.preprocessing.image import MOST_PIXELS
+
+IMAGE_BODY_BYTES = 10_000_000
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -87,7 +90,8 @@ class Serving(Section):
 
     max_tokens: int = Field(256, ge=8)
     max_characters: int = Field(20_000, ge=1)
-    max_body_bytes: int = Field(1_000_000, ge=1_000)
+    max_pixels: int = Field(25_000_000, ge=1, le=MOST_PIXELS, description="of an image; its header is believed")
+    max_body_bytes: int = Field(1_000_000, ge=1_000, description="of a request; for images 10 MB unless stated")
     max_items: int = Field(256, ge=1, description="inputs in one /predict/batch")
     max_batch: int = Field(8, ge=1, description="inputs in one run of the network")
     max_queue: int = Field(2_000, ge=1, description="inputs waiting before requests are refused")
@@ -147,7 +151,7 @@ class Experiment(Section):
 class Task(Section):
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")
     kind: Literal["classification"] = "classification"
-    input: Literal["text"] = "text"
+    input: Literal["text", "image"] = "text"
     labels: tuple[str, ...] = Field(min_length=2, max_length=1000)
     backbone: Backbone
     data: Data
@@ -159,6 +163,17 @@ class Task(Section):
     drift: Drift = Drift()
     retraining: Retraining = Retraining()
     experiment: Experiment = Experiment()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suit_images(cls, values: Any) -> Any:
+        """Defaults that an image task has otherwise."""
+        if not isinstance(values, dict) or values.get("input") != "image":
+            return values
+        serving = values.get("serving", {})
+        if not isinstance(serving, dict):
+            return values
+        return values | {"serving": {"max_body_bytes": IMAGE_BODY_BYTES} | serving}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

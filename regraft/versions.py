@@ -64,7 +64,7 @@ class Manifest(BaseModel):
     task: str
     created_at: datetime
     labels: tuple[str, ...]
-    input: Literal["text"] = "text"
+    input: Literal["text", "image"] = "text"
     preprocessing_sha256: str
     features: int
     backbone: dict[str, Any]

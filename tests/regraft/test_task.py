@@ -39,6 +39,13 @@ def test_a_hub_id_stays_a_hub_id(tmp_path: Path) -> None:
     assert Task.load(write(tmp_path, SMALL)).backbone.source == "hub/model"
 
 
+def test_a_request_to_an_image_task_may_be_larger(tmp_path: Path) -> None:
+    assert Task.load(write(tmp_path, SMALL)).serving.max_body_bytes == 1_000_000
+    images = SMALL + "input: image\n"
+    assert Task.load(write(tmp_path, images)).serving.max_body_bytes == 10_000_000
+    assert Task.load(write(tmp_path, images + "serving: {max_body_bytes: 5000}\n")).serving.max_body_bytes == 5000
+
+
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
@@ -54,6 +61,8 @@ def test_a_hub_id_stays_a_hub_id(tmp_path: Path) -> None:
         (SMALL.replace("[bad, good]", "[bad, 3]"), 2, "'labels.1'"),
         (SMALL + "drift: {window: 100, minimum: 200}\n", 1, "drift.minimum must not exceed"),
         (SMALL.replace("{files: [data.csv]}", "{files: [d.csv], validation: 0.5, test: 0.5}"), 1, "nothing to train"),
+        (SMALL + "input: image\nserving: much\n", 6, "'serving'"),
+        (SMALL + "input: sound\n", 5, "'input'"),
         ("- a list\n", 1, "a task file is a mapping"),
         ("", 1, "a task file is a mapping"),
     ],
