@@ -1,34 +1,40 @@
 """What the frozen layers say of every example, computed once and kept without padding.
 
-encodings -> batches of like length -> prefix -> (all tokens, width) in memory, or memory-mapped when it is large
+encodings -> batches of like length -> prefix -> (all positions, width) in memory, or memory-mapped when it is large
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from regraft.preprocessing import Encoding, TextPreprocessor
-from training.network import Network
+from training.network import Hidden, Network
 from training.precision import computing
 
 PREFIX_BATCH = 32
 
 
-class Batch(NamedTuple):
-    hidden: Tensor  # (batch, tokens, width), what is padding is 0
-    mask: Tensor  # (batch, tokens)
+class Encoded(Protocol):
+    """An input as the preprocessor gives it; `length` is what batches are sorted by."""
+
+    @property
+    def length(self) -> int: ...
+
+
+class Collates(Protocol):
+    def collate(self, encodings: Sequence[Any], /) -> dict[str, NDArray[Any]]: ...
 
 
 @dataclass(frozen=True)
 class HiddenStates:
     """The hidden states at the frozen boundary of `len(self)` examples, one after the other."""
 
-    tokens: Tensor  # (all tokens, width)
+    states: Tensor  # (all positions, width)
     starts: Tensor  # (examples + 1,)
 
     def __len__(self) -> int:
@@ -38,14 +44,14 @@ class HiddenStates:
     def lengths(self) -> Tensor:
         return self.starts.diff()
 
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """These examples, padded to the longest."""
+    def batch(self, indices: Sequence[int]) -> Hidden:
+        """These examples, padded with 0 to the longest."""
         lengths = self.lengths[list(indices)]
-        hidden = torch.zeros(len(indices), int(lengths.max()), self.tokens.shape[1])
+        states = torch.zeros(len(indices), int(lengths.max()), self.states.shape[1])
         for row, index in enumerate(indices):
-            hidden[row, : lengths[row]] = self.tokens[self.starts[index] : self.starts[index + 1]]
-        mask = torch.arange(hidden.shape[1]) < lengths[:, None]
-        return Batch(hidden, mask.long())
+            states[row, : lengths[row]] = self.states[self.starts[index] : self.starts[index + 1]]
+        mask = torch.arange(states.shape[1]) < lengths[:, None]
+        return Hidden(states, mask.long())
 
 
 def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -57,8 +63,8 @@ def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 def hidden_states(
     network: Network,
-    preprocessor: TextPreprocessor,
-    encodings: Sequence[Encoding],
+    preprocessor: Collates,
+    encodings: Sequence[Encoded],
     *,
     dtype: torch.dtype,
     cache_bytes: int,
@@ -66,21 +72,24 @@ def hidden_states(
 ) -> HiddenStates:
     """Run the prefix over all `encodings`. More than `cache_bytes` go to a memory map in `file`."""
     lengths = [encoding.length for encoding in encodings]
-    starts = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]))
-    tokens = _room(sum(lengths), network.width, dtype, cache_bytes, file)
+    starts = torch.from_numpy(np.cumsum([0, *network.encoder.positions(lengths, network.boundary)]))
+    states: Tensor | None = None
     network.learning_mode(on=False)
     with torch.no_grad(), computing(dtype):
         for indices in batches_by_length(lengths, PREFIX_BATCH):
             tensors = preprocessor.collate([encodings[index] for index in indices])
-            hidden = network.prefix(*(torch.from_numpy(tensors[name]) for name in ("input_ids", "attention_mask")))
+            hidden = network.prefix(*map(torch.from_numpy, tensors.values())).states
+            if states is None:
+                states = _room(int(starts[-1]), hidden.shape[2], dtype, cache_bytes, file)
             for row, index in enumerate(indices):
-                tokens[starts[index] : starts[index + 1]] = hidden[row, : lengths[index]]
-    return HiddenStates(tokens, starts)
+                states[starts[index] : starts[index + 1]] = hidden[row, : starts[index + 1] - starts[index]]
+    assert states is not None, "there are no examples"
+    return HiddenStates(states, starts)
 
 
-def _room(tokens: int, width: int, dtype: torch.dtype, cache_bytes: int, file: Path) -> Tensor:
-    size = tokens * width
+def _room(positions: int, width: int, dtype: torch.dtype, cache_bytes: int, file: Path) -> Tensor:
+    size = positions * width
     if size * dtype.itemsize <= cache_bytes:
-        return torch.empty(tokens, width, dtype=dtype)
+        return torch.empty(positions, width, dtype=dtype)
     file.parent.mkdir(parents=True, exist_ok=True)
-    return torch.from_file(str(file), shared=True, size=size, dtype=dtype).view(tokens, width)
+    return torch.from_file(str(file), shared=True, size=size, dtype=dtype).view(positions, width)

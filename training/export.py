@@ -73,7 +73,7 @@ def write_onnx(model: Exported, file: Path) -> None:
     """Dynamic in batch and tokens."""
     network = model.network
     network.learning_mode(on=False)
-    network.encoder.set_attn_implementation("eager")  # plain products and a softmax, which runtimes optimise best
+    network.encoder.prepare_export()
     example = torch.ones(2, 8, dtype=torch.long)
     axes = {0: "batch", 1: "tokens"}
     with warnings.catch_warnings():

@@ -159,11 +159,11 @@ def train_batch(
     dtype: torch.dtype,
     progress: Progress,
 ) -> None:
-    hidden, mask = train.hidden.batch(indices)
+    hidden = train.hidden.batch(indices)
     truth = train.labels[indices]
     network.learning_mode(on=True)
     with computing(dtype):
-        logits = network.suffix(hidden, mask).logits
+        logits = network.suffix(hidden).logits
     loss = F.cross_entropy(logits.float(), truth)
     if not torch.isfinite(loss):
         raise ConfigError(
@@ -235,7 +235,7 @@ def _over_all(
     logits = np.empty((len(hidden), network.head.out_features), dtype=np.float32)
     with torch.no_grad(), computing(dtype):
         for indices in batches_by_length(hidden.lengths.tolist(), EVALUATION_BATCH):
-            output = network.suffix(*hidden.batch(indices))
+            output = network.suffix(hidden.batch(indices))
             pooled[indices], logits[indices] = output.pooled.float().numpy(), output.logits.float().numpy()
     return pooled, logits
 

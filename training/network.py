@@ -1,23 +1,27 @@
-"""The network: a pre-trained encoder cut at the frozen boundary, and a new head on what its tokens say on average.
+"""The network: a pre-trained encoder cut at the frozen boundary, and a new head on what it says on average.
 
-    ids, mask -> prefix (embeddings, frozen layers) -> hidden -> suffix (layers that learn) -> pooled -> head -> logits
+    inputs -> prefix (embeddings, frozen layers) -> hidden -> suffix (layers that learn) -> pooled -> head -> logits
 
-Whatever lies in the prefix never changes in a stage, so its output is computed once; see training/loop.py.
+Whatever lies in the prefix never changes in a stage, so its output is computed once; see training/stages.py. Which
+layers there are and how inputs go through them, a subclass of `Encoder` knows, one for each kind of input.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
-from transformers.utils import logging
-
-from regraft.errors import ConfigError
-from training.backbone import BackboneCard
 
 DROPOUT = 0.1
-PROBE_TOLERANCE = 1e-4  # what summing in another order may change; a wrong path through the layers changes far more
+
+
+class Hidden(NamedTuple):
+    """What a layer passes on, whatever the input was: its tokens, or the places of its feature map."""
+
+    states: Tensor  # (batch, positions, width of this layer)
+    mask: Tensor  # (batch, positions), 0 where a position is padding
 
 
 class Output(NamedTuple):
@@ -27,151 +31,140 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a learning rate; `depth` 0 is the head, 1 the last layer, and so on down."""
+    """Modules that share a learning rate; `depth` 0 is the head, 1 the last layer, and so on down."""
 
     name: str
     depth: int
-    parameters: list[nn.Parameter]
+    modules: list[nn.Module]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [parameter for module in self.modules for parameter in module.parameters()]
+
+
+class Encoder(nn.Module, ABC):
+    """A pre-trained backbone as a row of layers, between any two of which it can be cut."""
+
+    width: int  # of the pooled vector
+
+    @property
+    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """What is frozen or learns, from the input upwards. What comes before them never learns."""
+
+    @abstractmethod
+    def embed(self, *inputs: Tensor) -> Hidden:
+        """The preprocessor's tensors, in its order -> what the first layer takes."""
+
+    @abstractmethod
+    def run(self, hidden: Hidden, layers: range) -> Hidden:
+        """Through these layers."""
+
+    @abstractmethod
+    def pool(self, hidden: Hidden) -> Tensor:
+        """What the last layer says -> (batch, width)."""
+
+    def positions(self, lengths: Sequence[int], boundary: int) -> list[int]:
+        """How many positions inputs of these lengths have below the layer `boundary`: in a text, one for each token."""
+        del boundary
+        return list(lengths)
+
+    def prepare_export(self) -> None:
+        """Whatever makes the graph simpler and leaves the answers as they are."""
 
 
 class Network(nn.Module):
-    def __init__(self, encoder: Any, labels: int, frozen: float) -> None:
-        """`encoder` is a transformers encoder; `frozen` the share of its layers that do not learn."""
+    def __init__(self, encoder: Encoder, *, labels: int, frozen: float, seed: int, adapter: int = 0) -> None:
+        """A fresh head on `encoder`, whose first share of `frozen` layers does not learn; `adapter` layers between."""
         super().__init__()
+        torch.manual_seed(seed)  # the first weights of what is new
         self.encoder = encoder
-        self.embeddings, self.layers = _anatomy(encoder)
-        self.boundary = min(int(len(self.layers) * frozen + 1e-9), len(self.layers))
+        self.adapter = nn.Sequential(*(AdapterLayer(encoder.width) for _ in range(adapter)))
         self.dropout = nn.Dropout(DROPOUT)
-        self.head = nn.Linear(self.width, labels)
+        self.head = nn.Linear(encoder.width, labels)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+        self.boundary = 0
+        self.unfreeze(boundary_of(frozen, len(encoder.layers)))
+
+    @property
+    def width(self) -> int:
+        return self.encoder.width
+
+    def description(self) -> dict[str, Any]:
+        learning = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return {
+            "layers": len(self.encoder.layers),
+            "frozen_layers": self.boundary,
+            "adapter_layers": len(self.adapter),
+            "parameters": {"total": sum(p.numel() for p in self.parameters()), "learning": learning},
+        }
+
+    def unfreeze(self, boundary: int) -> None:
+        """From now on the layers from `boundary` upwards learn, and no others."""
+        self.boundary = boundary
         self.requires_grad_(False)
         for group in self.groups():
             for parameter in group.parameters:
                 parameter.requires_grad_(True)
 
-    @classmethod
-    def load(cls, card: BackboneCard, *, labels: int, frozen: float, seed: int) -> Self:
-        """The pre-trained encoder under a fresh head. Raises ConfigError for an encoder that cannot be cut."""
-        encoder = _load_encoder(card)
-        torch.manual_seed(seed)  # the head's first weights
-        network = cls(encoder, labels, frozen)
-        _probe(network, encoder)
-        return network
-
-    @property
-    def width(self) -> int:
-        return int(self.encoder.config.hidden_size)
-
-    def description(self) -> dict[str, Any]:
-        learning = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        return {
-            "layers": len(self.layers),
-            "frozen_layers": self.boundary,
-            "parameters": {"total": sum(p.numel() for p in self.parameters()), "learning": learning},
-        }
-
     def groups(self) -> list[Group]:
         """What learns, from the head downwards."""
-        learning = list(self.layers)[self.boundary :]
-        groups = [Group("head", 0, list(self.head.parameters()))]
-        for depth, layer in enumerate(reversed(learning), start=1):
-            groups.append(Group(f"layer {len(self.layers) - depth}", depth, list(layer.parameters())))
+        layers = list(self.encoder.layers)
+        groups = [Group("head", 0, [self.head, self.adapter])]
+        for depth, layer in enumerate(reversed(layers[self.boundary :]), start=1):
+            groups.append(Group(f"layer {len(layers) - depth}", depth, [layer]))
         return groups
 
-    def prefix(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(batch, tokens) twice -> hidden states at the boundary (batch, tokens, width)."""
-        hidden: Tensor = self.embeddings(input_ids=ids)
-        for layer in self.layers[: self.boundary]:
-            hidden = layer(hidden, _additive(mask))
-        return hidden
+    def prefix(self, *inputs: Tensor) -> Hidden:
+        """The preprocessor's tensors -> hidden states at the boundary."""
+        return self.encoder.run(self.encoder.embed(*inputs), range(self.boundary))
 
-    def suffix(self, hidden: Tensor, mask: Tensor) -> Output:
+    def suffix(self, hidden: Hidden) -> Output:
         """Hidden states at the boundary -> pooled vector and logits."""
-        for layer in self.layers[self.boundary :]:
-            hidden = layer(hidden, _additive(mask))
-        pooled = _mean(hidden, mask)
-        return Output(pooled, self.head(self.dropout(pooled)))
+        last = self.encoder.run(hidden, range(self.boundary, len(self.encoder.layers)))
+        pooled = self.encoder.pool(last)
+        return Output(pooled, self.head(self.dropout(self.adapter(pooled))))
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Output:
-        return self.suffix(self.prefix(ids, mask), mask)
+    def forward(self, *inputs: Tensor) -> Output:
+        return self.suffix(self.prefix(*inputs))
 
     def learning_mode(self, on: bool) -> None:
-        """Dropout works above the boundary alone: the prefix is the same function in training and in use."""
+        """Dropout works and batch statistics move above the boundary alone: below it the function stays the same."""
         self.eval()
-        for layer in self.layers[self.boundary :]:
-            layer.train(on)
+        for group in self.groups():
+            for module in group.modules:
+                module.train(on)
         self.dropout.train(on)
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Copies of the parameters that learn, by name."""
-        return {name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad}
+        """Copies of what a stage may change, by name: what learns, and the running statistics of its layers."""
+        modules = [module for group in self.groups() for module in group.modules]
+        learning = {id(one) for module in modules for one in (*module.parameters(), *module.buffers())}
+        named = self.state_dict(keep_vars=True).items()
+        return {name: value.detach().clone() for name, value in named if id(value) in learning}
 
     def load_trained_state(self, state: dict[str, Tensor]) -> None:
-        parameters = dict(self.named_parameters())
-        with torch.no_grad():
-            for name, values in state.items():
-                parameters[name].copy_(values)
+        own = self.state_dict()
+        for name, values in state.items():
+            own[name].copy_(values)
 
 
-def _load_encoder(card: BackboneCard) -> Any:
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        encoder, found = AutoModel.from_pretrained(
-            card.folder,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the backbone {card.source} cannot be loaded: {error}") from error
-    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
-        raise ConfigError(f"the backbone {card.source} lacks weights, among them {missing[0]}")
-    if hasattr(encoder, "pooler"):
-        encoder.pooler = None  # the mean over tokens stands in its place
-    return encoder.eval()
+class AdapterLayer(nn.Module):
+    """Adds a little to what it is given; at first almost nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        added: Tensor = self.dropout(nn.functional.gelu(self.linear(pooled)))
+        return pooled + added
 
 
-def _anatomy(encoder: Any) -> tuple[nn.Module, nn.ModuleList]:
-    """The embeddings and the layers, wherever this architecture keeps them."""
-    for holder in ("encoder", "transformer"):
-        layers = getattr(getattr(encoder, holder, None), "layer", None)
-        if isinstance(layers, nn.ModuleList) and isinstance(getattr(encoder, "embeddings", None), nn.Module):
-            return encoder.embeddings, layers
-    raise _unknown(encoder)
-
-
-def _probe(network: Network, encoder: Any) -> None:
-    """Going through the layers one by one must be what the encoder itself does (position biases, say, get lost)."""
-    ids = torch.randint(5, encoder.config.vocab_size, (2, 8), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones_like(ids)
-    mask[1, 5:] = 0
-    network.learning_mode(on=False)
-    try:
-        with torch.inference_mode():
-            whole = _mean(encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
-            difference = (network(ids, mask).pooled - whole).abs().max()
-    except (TypeError, RuntimeError, AttributeError) as error:
-        raise _unknown(encoder) from error
-    if difference > PROBE_TOLERANCE:
-        raise _unknown(encoder)
-
-
-def _unknown(encoder: Any) -> ConfigError:
-    kind = encoder.config.model_type
-    return ConfigError(
-        f"the architecture '{kind}' cannot be cut into layers here; BERT, MiniLM, RoBERTa, XLM-RoBERTa, ELECTRA and"
-        " DistilBERT can"
-    )
-
-
-def _additive(mask: Tensor) -> Tensor:
-    """(batch, tokens) of 1 and 0 -> (batch, 1, 1, tokens) that is added to attention scores."""
-    return (1.0 - mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
-
-
-def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+def boundary_of(frozen: float, layers: int) -> int:
+    """How many of `layers` are the first share of `frozen`, rounded down."""
+    return min(int(layers * frozen + 1e-9), layers)

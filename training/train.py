@@ -46,6 +46,7 @@ from training.loop import CHECKPOINT, Examples, fit, logits_of, pooled_of
 from training.network import Network
 from training.report import Results, write_report
 from training.runtime import Scorer, Scores
+from training.text import TextEncoder
 
 PARITY_ROWS = 256
 
@@ -87,7 +88,8 @@ def fine_tune(
     with clock.step("load the backbone"):
         card = open_backbone(task.backbone)
         preprocessor = open_preprocessor(task, card)
-        network = Network.load(card, labels=len(task.labels), frozen=settings.frozen, seed=settings.seed)
+        encoder = TextEncoder.load(card)
+        network = Network(encoder, labels=len(task.labels), frozen=settings.frozen, seed=settings.seed)
         untouched = network.trained_state()
         dtype = precision.choose(settings.precision)
 

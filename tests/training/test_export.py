@@ -26,6 +26,7 @@ from training.export import (
 from training.network import Network
 from training.quantize import quantize
 from training.runtime import Scorer
+from training.text import TextEncoder
 from training.train import labels_of_rows, read_dataset
 
 
@@ -40,7 +41,7 @@ class Bench:
         self.texts = [row.text for row in self.rows]
         self.encodings: list[Encoding] = self.preprocessor.encode(self.texts)
         self.truth = labels_of_rows(self.rows, task)
-        network = Network.load(card, labels=3, frozen=0.75, seed=0)
+        network = Network(TextEncoder.load(card), labels=3, frozen=0.75, seed=0)
         with torch.no_grad():
             network.head.weight.mul_(100)
             tensors = self.preprocessor.collate(self.encodings)

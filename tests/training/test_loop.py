@@ -13,6 +13,7 @@ from training import loop
 from training.backbone import open_backbone, open_preprocessor
 from training.loop import Examples, Point, Progress, epoch_batches, fit, judge, set_learning_rate
 from training.network import Network
+from training.text import TextEncoder
 from training.train import Reader, read_dataset
 
 
@@ -22,7 +23,7 @@ class Bench:
     def __init__(self, task: Task, folder: Path) -> None:
         self.task, self.folder = task, folder
         card = open_backbone(task.backbone)
-        self.network = Network.load(card, labels=3, frozen=0.75, seed=0)
+        self.network = Network(TextEncoder.load(card), labels=3, frozen=0.75, seed=0)
         reader = Reader(task, self.network, open_preprocessor(task, card), torch.float32, folder)
         parts = read_dataset(task).parts
         self.train, self.validation = reader.examples("train", parts.train), reader.examples("v", parts.validation)
@@ -45,7 +46,7 @@ def test_training_moves_what_is_above_the_boundary_and_nothing_below_by_a_byte(t
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     above = set(bench.network.trained_state())
     # A key's bias shifts all scores of a query alike, which a softmax does not see: its gradient is 0.
-    assert above - moved <= {"encoder.encoder.layer.3.attention.self.key.bias"}
+    assert above - moved <= {"encoder.model.encoder.layer.3.attention.self.key.bias"}
     assert moved <= above
 
 

@@ -1,10 +1,12 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
@@ -24,11 +26,13 @@ from transformers import (
 from regraft.errors import ConfigError
 from regraft.task import Backbone, Task
 from tests.training.conftest import CARD, save_backbone
+from tests.training.convolutions import Convolutions
 from training import backbone as backbone_module
 from training import precision
 from training.backbone import open_backbone, open_preprocessor
 from training.cache import hidden_states
 from training.network import Network
+from training.text import TextEncoder
 from training.train import Reader, read_dataset
 
 SMALL = {
@@ -44,7 +48,8 @@ DISTIL = DistilBertConfig(vocab_size=60, dim=16, n_layers=3, n_heads=2, hidden_d
 
 def load(folder: Path, **options: float) -> Network:
     card = open_backbone(Backbone(source=str(folder)))
-    return Network.load(card, labels=3, frozen=options.get("frozen", 0.5), seed=int(options.get("seed", 0)))
+    frozen, seed = options.get("frozen", 0.5), int(options.get("seed", 0))
+    return Network(TextEncoder.load(card), labels=3, frozen=frozen, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def test_cut_in_two_the_network_answers_as_the_whole(encoder: Any, tmp_path: Pat
     encoder.save_pretrained(tmp_path)
     (tmp_path / "README.md").write_text(CARD)
     network = load(tmp_path, frozen=0.67)
-    assert (network.boundary, len(network.layers), network.width) == (2, 3, 16)
+    assert (network.boundary, len(network.encoder.layers), network.width) == (2, 3, 16)
     ids, mask = torch.randint(5, 60, (2, 7)), torch.ones(2, 7, dtype=torch.long)
     mask[1, 4:] = 0
     with torch.inference_mode():
@@ -86,7 +91,47 @@ def test_what_learns_is_the_head_and_the_layers_above_the_boundary(backbone: Pat
     network = load(backbone, frozen=0.75)
     learning = {name.rsplit(".", 2)[0] for name in network.trained_state()}
     assert [group.name for group in network.groups()] == ["head", "layer 3"]
-    assert all(name.startswith(("head", "encoder.encoder.layer.3")) for name in learning)
+    assert all(name.startswith(("head", "encoder.model.encoder.layer.3")) for name in learning)
+
+
+def test_batch_statistics_move_above_the_boundary_and_stay_to_the_byte_below_it() -> None:
+    network = Network(Convolutions(layers=3), labels=2, frozen=0.67, seed=0)
+    before, trained = {name: value.clone() for name, value in network.state_dict().items()}, network.trained_state()
+    network.learning_mode(on=True)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        network(torch.randn(4, 3, 16, 16)).logits.square().sum().backward()
+        optimizer.step()
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == set(trained)
+    assert {"encoder.blocks.2.1.running_mean", "encoder.blocks.2.1.num_batches_tracked"} < moved
+    network.load_trained_state(trained)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+class Pixels(NamedTuple):
+    values: NDArray[np.float32]
+    length: int = 256
+
+
+class Stack:
+    def collate(self, encodings: Sequence[Pixels]) -> dict[str, NDArray[np.float32]]:
+        return {"pixels": np.stack([encoding.values for encoding in encodings])}
+
+
+@pytest.mark.parametrize("boundary", [0, 1, 3])
+def test_feature_maps_are_cached_like_tokens(tmp_path: Path, boundary: int) -> None:
+    network = Network(Convolutions(layers=3), labels=2, frozen=0.5, seed=0)
+    network.unfreeze(boundary)
+    network.learning_mode(on=False)
+    pixels = np.random.default_rng(0).normal(size=(5, 3, 16, 16)).astype(np.float32)
+    hidden = hidden_states(
+        network, Stack(), [*map(Pixels, pixels)], dtype=torch.float32, cache_bytes=0, file=tmp_path / "maps"
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            network.suffix(hidden.batch([3, 1])).logits, network(torch.from_numpy(pixels[[3, 1]])).logits
+        )
 
 
 def test_the_head_depends_on_the_seed_alone(backbone: Path) -> None:
@@ -216,7 +261,7 @@ def test_hidden_states_come_back_padded_as_they_were(task: Task, tmp_path: Path,
     tensors = preprocessor.collate([encodings[2], encodings[1]])
     assert np.array_equal(mask.numpy(), tensors["attention_mask"])
     with torch.inference_mode():
-        expected = network.prefix(torch.from_numpy(tensors["input_ids"]), mask) * mask[:, :, None]
+        expected = network.prefix(torch.from_numpy(tensors["input_ids"]), mask).states * mask[:, :, None]
     torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -227,8 +272,8 @@ def test_bfloat16_halves_the_cache_and_hardly_changes_it(task: Task, tmp_path: P
         Reader(task, load(card.folder), open_preprocessor(task, card), dtype, tmp_path).hidden("test", rows)
         for dtype in (torch.float32, torch.bfloat16)
     )
-    assert half.tokens.dtype == torch.bfloat16
-    assert (plain.tokens - half.tokens.float()).norm() < 0.02 * plain.tokens.norm()
+    assert half.states.dtype == torch.bfloat16
+    assert (plain.states - half.states.float()).norm() < 0.02 * plain.states.norm()
 
 
 def test_auto_takes_bfloat16_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,103 @@
+"""Text encoders of the transformers library, taken apart: embeddings, and layers one by one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel
+from transformers.utils import logging
+
+from regraft.errors import ConfigError
+from training.backbone import BackboneCard
+from training.network import Encoder, Hidden
+
+PROBE_TOLERANCE = 1e-4  # what summing in another order may change; a wrong path through the layers changes far more
+
+
+class TextEncoder(Encoder):
+    """The vector of a text is the mean over its tokens."""
+
+    def __init__(self, model: Any) -> None:
+        """`model` is a transformers encoder. Raises ConfigError for one that cannot be cut."""
+        super().__init__()
+        if hasattr(model, "pooler"):
+            model.pooler = None  # the mean over tokens stands in its place
+        self.model = model.eval()
+        self.width = int(model.config.hidden_size)
+        _probe(self)
+
+    @classmethod
+    def load(cls, card: BackboneCard) -> "TextEncoder":
+        """The pre-trained weights, all of them. Raises ConfigError where some are missing or the kind is unknown."""
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            model, found = AutoModel.from_pretrained(
+                card.folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the backbone {card.source} cannot be loaded: {error}") from error
+        if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+            raise ConfigError(f"the backbone {card.source} lacks weights, among them {missing[0]}")
+        return cls(model)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """Wherever this architecture keeps them."""
+        for holder in ("encoder", "transformer"):
+            layers = getattr(getattr(self.model, holder, None), "layer", None)
+            if isinstance(layers, nn.ModuleList):
+                return layers
+        raise _unknown(self.model)
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Hidden:  # type: ignore[override]
+        """(batch, tokens) twice."""
+        return Hidden(self.model.embeddings(input_ids=ids), mask)
+
+    def run(self, hidden: Hidden, layers: range) -> Hidden:
+        states, added = hidden.states, _additive(hidden.mask)
+        for index in layers:
+            states = self.layers[index](states, added)
+        return Hidden(states, hidden.mask)
+
+    def pool(self, hidden: Hidden) -> Tensor:
+        weights = hidden.mask.unsqueeze(-1).to(hidden.states.dtype)
+        return (hidden.states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+
+    def prepare_export(self) -> None:
+        """Attention as plain products and a softmax, which runtimes optimise best."""
+        self.model.set_attn_implementation("eager")
+
+
+def _probe(encoder: TextEncoder) -> None:
+    """Going through the layers one by one must be what the model itself does (position biases, say, get lost)."""
+    model = encoder.model
+    ids = torch.randint(5, model.config.vocab_size, (2, 8), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    try:
+        with torch.inference_mode():
+            whole = encoder.pool(Hidden(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask))
+            ours = encoder.pool(encoder.run(encoder.embed(ids, mask), range(len(encoder.layers))))
+            difference = (ours - whole).abs().max()
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise _unknown(model) from error
+    if difference > PROBE_TOLERANCE:
+        raise _unknown(model)
+
+
+def _unknown(model: Any) -> ConfigError:
+    kind = model.config.model_type
+    return ConfigError(
+        f"the architecture '{kind}' cannot be cut into layers here; BERT, MiniLM, RoBERTa, XLM-RoBERTa, ELECTRA and"
+        " DistilBERT can"
+    )
+
+
+def _additive(mask: Tensor) -> Tensor:
+    """(batch, tokens) of 1 and 0 -> (batch, 1, 1, tokens) that is added to attention scores."""
+    return (1.0 - mask[:, None, None, :].to(torch.float32)) * torch.finfo(torch.float32).min
