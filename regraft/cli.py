@@ -194,7 +194,8 @@ def new_key(settings: Settings, name: str, scopes: tuple[str, ...], rate: float 
     if settings.keys_file:
         keys_file.add(Path(settings.keys_file), key)
         click.echo(
-            f"added to {settings.keys_file}, which servers read at their start; the key, shown this once:", err=True
+            f"added to {settings.keys_file}, which servers take over within two seconds; the key, shown once:",
+            err=True,
         )
     click.echo(secret)
     if not settings.keys_file:

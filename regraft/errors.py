@@ -8,6 +8,7 @@ RegraftError
 │   ├── Unauthorized          401
 │   ├── Forbidden             403
 │   ├── NotFound              404  unknown prediction, version, report ...
+│   ├── RequestTimeout        408  the body did not arrive in time
 │   ├── Conflict              409  somebody else changed it first
 │   ├── PayloadTooLarge       413
 │   ├── UnsupportedMediaType  415
@@ -16,7 +17,7 @@ RegraftError
 └── Unavailable               503  not the caller's fault; try again
     ├── NotReady                   no version is in production, or it is still loading
     ├── VersionRefused             a version that is damaged or does not reproduce its golden examples
-    ├── Overloaded                 the queue is full
+    ├── Overloaded                 the queue is full, or too many requests are under way
     ├── LogUnavailable             the event log takes no events
     └── DeadlineExceeded      504
 """
@@ -81,6 +82,12 @@ class Forbidden(RequestError):
 class NotFound(RequestError):
     status = 404
     code = "not_found"
+
+
+class RequestTimeout(RequestError):
+    status = 408
+    code = "request_timeout"
+    retriable = True
 
 
 class Conflict(RequestError):

@@ -18,6 +18,7 @@ from enum import StrEnum
 
 from regraft.errors import Forbidden, TooManyRequests, Unauthorized
 
+LOOK_SECONDS = 1.0  # between two looks for other keys
 MARK = "regraft_"  # by which people, and those who scan for leaked secrets, know one
 
 
@@ -50,17 +51,17 @@ class Bucket:
     """Tokens flow in at `rate` a second, up to one second's worth and at least one; it starts full."""
 
     def __init__(self, rate: float, now: float) -> None:
-        self._rate = rate
+        self.rate = rate
         self._most = max(1.0, rate)
         self._tokens = self._most
         self._at = now
 
     def take(self, now: float) -> float:
         """0 when a token was taken, else the seconds until there is one."""
-        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self.rate)
         self._at = now
         if self._tokens < 1:
-            return (1 - self._tokens) / self._rate
+            return (1 - self._tokens) / self.rate
         self._tokens -= 1
         return 0.0
 
@@ -69,11 +70,20 @@ class Guard:
     """Stands at the door of one process. Its buckets are its own: with several workers a key may come up to so many
     times as often."""
 
-    def __init__(self, keys: Sequence[Key] | None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """None for a door that is open to all."""
-        self._keys = keys
+    def __init__(
+        self,
+        keys: Sequence[Key] | None,
+        *,
+        news: Callable[[], Sequence[Key] | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`keys`: None for a door that is open to all. `news`: what they are from now on, or None for no change."""
         self._clock = clock
-        self._buckets = {key.name: Bucket(key.rate, clock()) for key in keys or () if key.rate is not None}
+        self._news = news
+        self._look_at = clock() + LOOK_SECONDS
+        self._buckets: dict[str, Bucket] = {}
+        self._keys = keys
+        self._take(keys or ())
 
     def admit(self, authorization: str | None, any_of: Sequence[Scope]) -> str | None:
         """The name of the caller's key; None where none is needed: the door is open, or no scope is asked for.
@@ -81,6 +91,8 @@ class Guard:
         Raises Unauthorized, Forbidden, TooManyRequests."""
         if self._keys is None or not any_of:
             return None
+        if self._news is not None:
+            self._look(self._news)
         key = self._find(_secret(authorization))
         if key.scopes.isdisjoint(any_of):
             raise Forbidden(f"the key {key.name!r} has no scope {' or '.join(any_of)}", scopes=list(any_of))
@@ -93,6 +105,28 @@ class Guard:
                 retry_after_seconds=seconds,
             )
         return key.name
+
+    def _look(self, news: Callable[[], Sequence[Key] | None]) -> None:
+        """When somebody comes, and not by a timer: so nobody gets in by a key that went while it was quiet."""
+        now = self._clock()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        keys = news()
+        if keys is not None:
+            self._keys = keys
+            self._take(keys)
+
+    def _take(self, keys: Sequence[Key]) -> None:
+        """A key whose rate stays keeps what it has used of it."""
+        before, now = self._buckets, self._clock()
+        self._buckets = {
+            key.name: before[key.name]
+            if key.name in before and before[key.name].rate == key.rate
+            else Bucket(key.rate, now)
+            for key in keys
+            if key.rate is not None
+        }
 
     def _find(self, secret: str) -> Key:
         """Every key is compared, and each in constant time: how long it takes says nothing of how near a guess was."""

@@ -1,12 +1,14 @@
 """The file of API keys: a list in YAML (or JSON, which is YAML) of names, hashes, scopes and rates.
 
-text -> plain values -> entries -> keys. What does not fit names the entry, and never shows a value: somebody may have
-put the secret itself where its hash belongs.
+text -> plain values -> entries -> keys, and again when it changes. What does not fit names the entry, and never shows
+a value: somebody may have put the secret itself where its hash belongs.
 """
 
+import logging
 import os
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -14,6 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from regraft.errors import ConfigError
 from regraft.ids import new_id
 from regraft.keys import Guard, Key, Scope
+
+logger = logging.getLogger(__name__)
+
+SETTLED_SECONDS = 1.0  # since its last change, before a file is read again: somebody may be writing it in place
 
 
 class Entry(BaseModel):
@@ -30,7 +36,33 @@ _ENTRIES = TypeAdapter(list[Entry])
 
 def guard(keys_file: str) -> Guard:
     """For the setting of this name; open where it is empty. Raises ConfigError."""
-    return Guard(read(Path(keys_file)) if keys_file else None)
+    if not keys_file:
+        return Guard(None)
+    watched = Watched(Path(keys_file))
+    return Guard(read(watched.path), news=watched.news)
+
+
+class Watched:
+    """A file of keys that may change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known = _stamp(path)
+
+    def news(self) -> list[Key] | None:
+        """The keys of a file that has changed. None when it has not, or is being written; or does not hold keys, which
+        is said once: those of before stay, since a slip must not lock everybody out."""
+        stamp = _stamp(self.path)
+        if stamp == self._known or (stamp and 0 <= time.time() - stamp.changed_at < SETTLED_SECONDS):
+            return None
+        self._known = stamp
+        try:
+            keys = read(self.path)
+        except ConfigError as error:
+            logger.error("%s; the keys of before stay", error.message)  # noqa: TRY400
+            return None
+        logger.warning("%s: has changed; the keys are now %s", self.path, ", ".join(key.name for key in keys))
+        return keys
 
 
 def read(path: Path) -> list[Key]:
@@ -65,6 +97,22 @@ def entry(key: Key) -> str:
     text: str = yaml.safe_dump([values | ({} if key.rate is None else {"rate": key.rate})], sort_keys=False)
     _parse(text, "the new key")
     return text
+
+
+class _Stamp(NamedTuple):
+    """What tells one content of a file from another; Kubernetes puts another file in its place."""
+
+    changed_at: float
+    size: int
+    inode: int
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return _Stamp(found.st_mtime, found.st_size, found.st_ino)
 
 
 def _text(path: Path) -> str:

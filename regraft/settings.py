@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     grpc_port: int = Field(3002, description="port of the service for gRPC; 0 for none", ge=0, le=65535)
     monitor_port: int = Field(3001, description="port of the monitor", ge=1, le=65535)
     workers: int = Field(1, description="processes of the service that share its port", ge=1, le=64)
-    keys_file: str = Field("", description="file of API keys, read at start; empty: everything is open to everybody")
+    keys_file: str = Field("", description="file of API keys, read again when it changes; empty: everything is open")
     poll_seconds: float = Field(0.5, description="how often followers of the log look for news", gt=0)
     record_seconds: float = Field(5.0, description="how long the recorder gathers events before it writes a file", gt=0)
     judge_seconds: float = Field(5.0, description="how often quality, policy and verdict are looked at again", gt=0)

@@ -92,9 +92,11 @@ class Serving(Section):
     max_characters: int = Field(20_000, ge=1)
     max_pixels: int = Field(25_000_000, ge=1, le=MOST_PIXELS, description="of an image; its header is believed")
     max_body_bytes: int = Field(1_000_000, ge=1_000, description="of a request; for images 10 MB unless stated")
+    body_seconds: float = Field(30.0, gt=0, description="for a body to arrive in over HTTP")
     max_items: int = Field(256, ge=1, description="inputs in one /predict/batch")
     max_batch: int = Field(8, ge=1, description="inputs in one run of the network")
     max_queue: int = Field(2_000, ge=1, description="inputs waiting before requests are refused")
+    max_requests: int = Field(512, ge=1, description="requests under way in one worker before more are refused")
     sessions: int = Field(2, ge=1, description="ONNX Runtime sessions side by side, one thread each on CPU")
     timeout_seconds: float = Field(10.0, gt=0)
 

@@ -1,10 +1,10 @@
 """How gRPC is spoken: every call is let in, read, answered and refused in one way.
 
-key -> caller; bytes -> message -> handler -> message -> bytes. Bytes that are no message are the caller's fault, so
-they are read here and not by gRPC, which would call them an internal error.
+key -> caller; (room); bytes -> message -> handler -> message -> bytes. Bytes that are no message are the caller's
+fault, so they are read here and not by gRPC, which would call them an internal error.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,9 +13,10 @@ from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 
 from regraft.errors import MalformedRequest
-from regraft.keys import Guard
+from regraft.keys import Scope
 from service import guards
-from service.metrics import Metrics
+from service.gate import ALWAYS_OPEN
+from service.parts import Parts
 from service.problems import presentable
 from service.proto import POOL
 from service.trace import trace_id
@@ -37,6 +38,7 @@ STATUSES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     409: grpc.StatusCode.ABORTED,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     415: grpc.StatusCode.INVALID_ARGUMENT,
@@ -47,33 +49,38 @@ STATUSES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 CODE, RETRIABLE = "regraft-code", "regraft-retriable"  # trailing metadata of every error
+PUSHBACK = "grpc-retry-pushback-ms"  # which gRPC's own retries wait for (gRFC A6)
 LONGEST_SENTENCE = 500  # clients take 8 kB of trailers, in which a character may take 12 bytes
 
 
-def service(name: str, handlers: Mapping[str, Handler], metrics: Metrics, guard: Guard) -> grpc.GenericRpcHandler:
+def service(name: str, handlers: Mapping[str, Handler], parts: Parts) -> grpc.GenericRpcHandler:
     """All methods of the service `name`; each handler gets the request and its caller, and returns the response."""
     methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in POOL.FindServiceByName(name).methods:
         kind = GetMessageClass(method.input_type)
-        call = partial(_call, handlers[method.name], kind, metrics, guard, f"{name}/{method.name}")
+        where = f"{name}/{method.name}"
+        call = partial(_call, handlers[method.name], kind, parts, guards.of_method(where), where)
         methods[method.name] = grpc.unary_unary_rpc_method_handler(call)
     return grpc.method_handlers_generic_handler(name, methods)
 
 
 async def _call(
-    handler: Handler, kind: Any, metrics: Metrics, guard: Guard, where: str, body: bytes, context: Context
+    handler: Handler, kind: Any, parts: Parts, scopes: Sequence[Scope], where: str, body: bytes, context: Context
 ) -> bytes:
     try:
-        name = guard.admit(_metadata(context, "authorization"), guards.of_method(where))
+        name = parts.guard.admit(_metadata(context, "authorization"), scopes)
         caller = Caller(name, trace_id(_metadata(context, "traceparent")))
-        answer = await handler(_read(kind, body), caller)
+        with parts.gate if scopes else ALWAYS_OPEN:
+            answer = await handler(_read(kind, body), caller)
         content: bytes = answer.SerializeToString()
         return content
     except Exception as error:  # noqa: BLE001
         problem = presentable(error, where)
-    metrics.errors.labels(problem.code).inc()
-    trailers = ((CODE, problem.code), (RETRIABLE, str(problem.retriable).lower()))
-    return await context.abort(STATUSES[problem.status], problem.message[:LONGEST_SENTENCE], trailers)
+    parts.metrics.errors.labels(problem.code).inc()
+    trailers = [(CODE, problem.code), (RETRIABLE, str(problem.retriable).lower())]
+    if "Retry-After" in problem.headers:
+        trailers.append((PUSHBACK, f"{problem.headers['Retry-After']}000"))
+    return await context.abort(STATUSES[problem.status], problem.message[:LONGEST_SENTENCE], tuple(trailers))
 
 
 def _read(kind: Any, body: bytes) -> Any:

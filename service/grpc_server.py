@@ -43,10 +43,9 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
             )
         )
-        metrics, guard = self._parts.metrics, self._parts.guard
         handlers = (
-            service(proto.INFERENCE, Inference(self._parts).handlers, metrics, guard),
-            service(proto.FEEDBACK, Feedback(self._parts).handlers, metrics, guard),
+            service(proto.INFERENCE, Inference(self._parts).handlers, self._parts),
+            service(proto.FEEDBACK, Feedback(self._parts).handlers, self._parts),
         )
         self._server.add_generic_rpc_handlers(handlers)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)

@@ -1,10 +1,11 @@
-"""How HTTP is spoken: callers come in by their key, bodies are read within their limit, every error leaves as the same
+"""How HTTP is spoken: callers come in by their key, bodies are read within their limits, every error leaves as the same
 JSON.
 
-bytes off the wire -> (key) -> (type, size) -> handler -> bytes. FastAPI documents the routes; its machinery for reading
-and writing them is left out, since it would cost more than the rest of a request.
+bytes off the wire -> (key) -> (room) -> (type, size, time) -> handler -> bytes. FastAPI documents the routes; its
+machinery for reading and writing them is left out, since it would cost more than the rest of a request.
 """
 
+import asyncio
 from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import Any
@@ -18,8 +19,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from regraft.errors import MalformedRequest, PayloadTooLarge, RegraftError, UnsupportedMediaType
+from regraft.errors import MalformedRequest, PayloadTooLarge, RegraftError, RequestTimeout, UnsupportedMediaType
+from regraft.task import Serving
 from service import guards
+from service.gate import ALWAYS_OPEN
 from service.parts import Parts
 from service.problems import presentable
 from service.schemas import ErrorAnswer
@@ -34,6 +37,7 @@ _MEANINGS = {
     400: "not JSON, or not UTF-8",
     401: "no key, or none that is known here",
     403: "the key has not this scope",
+    408: "the body did not arrive within its time limit",
     413: "the body, or the number of inputs, is above its limit",
     415: "the body is not declared as application/json",
     422: "a field is missing, unknown, or says what it cannot say; the sentence names it",
@@ -61,9 +65,10 @@ class DirectRoute(APIRoute):
             response = answer_error(request, HTTPException(405, headers={"Allow": ", ".join(methods)}))
         else:
             try:
-                guard = parts_of(request).guard
-                request.state.caller = guard.admit(request.headers.get("authorization"), self.scopes)
-                response = await self.endpoint(request)
+                parts = parts_of(request)
+                request.state.caller = parts.guard.admit(request.headers.get("authorization"), self.scopes)
+                with parts.gate if self.scopes else ALWAYS_OPEN:
+                    response = await self.endpoint(request)
             except Exception as error:  # noqa: BLE001
                 response = answer_error(request, error)
         await response(scope, receive, send)
@@ -88,8 +93,10 @@ def trace_of(request: Request) -> str | None:
     return trace_id(request.headers.get("traceparent"))
 
 
-async def read_body(request: Request, limit: int, kinds: Collection[str] = ("application/json",)) -> bytes:
-    """Raises UnsupportedMediaType, PayloadTooLarge as soon as more than `limit` bytes are announced or have come."""
+async def read_body(request: Request, limits: Serving, kinds: Collection[str] = ("application/json",)) -> bytes:
+    """Raises UnsupportedMediaType, PayloadTooLarge as soon as too many bytes are announced or have come, and
+    RequestTimeout."""
+    limit = limits.max_body_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in kinds:
         raise UnsupportedMediaType(f"the body should be application/json, not {kind or 'of no declared type'}")
@@ -100,10 +107,13 @@ async def read_body(request: Request, limit: int, kinds: Collection[str] = ("app
         raise _too_large(limit)
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise _too_large(limit)
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit)
+    except TimeoutError as error:
+        raise RequestTimeout(f"the body did not arrive within {limits.body_seconds:g} seconds") from error
     except ClientDisconnect as error:
         raise MalformedRequest("the connection ended before the body did") from error
     return bytes(body)
@@ -119,7 +129,7 @@ def answer_error(request: Request, error: Exception) -> Response:
         shown = presentable(error, f"{request.method} {request.url.path}")
         status, body = shown.status, shown.as_json()
         headers |= shown.headers
-        if isinstance(error, PayloadTooLarge):
+        if isinstance(error, PayloadTooLarge | RequestTimeout):
             headers["Connection"] = "close"  # the rest of the body is not read
     parts_of(request).metrics.errors.labels(body["error"]["code"]).inc()
     if request.url.path == OIP or request.url.path.startswith(f"{OIP}/"):

@@ -49,7 +49,7 @@ class InferBody(_OipBody):
 
 
 def add_routes(app: FastAPI) -> None:
-    statuses = (400, 401, 403, 404, 413, 415, 422, 429, 503, 504)
+    statuses = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504)
     errors: dict[int | str, dict[str, Any]] = {status: {"model": OipError} for status in statuses}
     guarded: dict[int | str, dict[str, Any]] = {status: errors[status] for status in (401, 403, 429)}
     infers: dict[str, Any] = {"openapi_extra": documented_body(InferBody), "responses": errors}
@@ -98,7 +98,7 @@ async def model(request: Request) -> Response:
 async def infer(request: Request) -> Response:
     parts = parts_of(request)
     name, version = _model(request)
-    header, raw = _split(request, await read_body(request, parts.task.serving.max_body_bytes, KINDS))
+    header, raw = _split(request, await read_body(request, parts.task.serving, KINDS))
     body = parse(InferBody, header)
     texts = _texts(body.inputs, oip.count_texts(parts.task, body.inputs), raw)
     names = oip.wanted(body.outputs)

@@ -12,6 +12,7 @@ from regraft.versions import VersionStore
 from service.batching import BatchRun
 from service.feedback import FeedbackBox
 from service.following import Following
+from service.gate import Gate
 from service.journal import Journal
 from service.metrics import Metrics
 from service.models import load
@@ -22,6 +23,7 @@ from service.predictor import Predictor
 class Parts:
     task: Task
     guard: Guard
+    gate: Gate
     log: EventLog
     metrics: Metrics
     following: Following
@@ -43,6 +45,7 @@ class Parts:
         return cls(
             task=task,
             guard=guard,
+            gate=Gate(task.serving.max_requests),
             log=log,
             metrics=metrics,
             following=following,

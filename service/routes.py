@@ -45,14 +45,14 @@ def build() -> FastAPI:
         summary="Label one text",
         response_model=PredictionAnswer,
         openapi_extra=documented_body(PredictBody),
-        responses=documented_errors(400, 413, 415, 422, 503, 504),
+        responses=documented_errors(400, 408, 413, 415, 422, 503, 504),
     )(predict)
     app.post(
         "/predict/batch",
         summary="Label several texts, or none if one of them is no valid input",
         response_model=BatchAnswer,
         openapi_extra=documented_body(PredictBatchBody),
-        responses=documented_errors(400, 413, 415, 422, 503, 504),
+        responses=documented_errors(400, 408, 413, 415, 422, 503, 504),
     )(predict_batch)
     app.post(
         "/feedback",
@@ -60,7 +60,7 @@ def build() -> FastAPI:
         status_code=202,
         response_model=FeedbackAnswer,
         openapi_extra=documented_body(FeedbackBody),
-        responses=documented_errors(400, 413, 415, 422, 503),
+        responses=documented_errors(400, 408, 413, 415, 422, 503),
     )(feedback)
     app.get("/release", summary="Which versions answer", response_model=ReleaseAnswer)(release)
     app.get("/metrics", include_in_schema=False)(show_metrics)
@@ -71,7 +71,7 @@ def build() -> FastAPI:
 
 async def predict(request: Request) -> Response:
     parts = parts_of(request)
-    body = parse(PredictBody, await read_body(request, parts.task.serving.max_body_bytes))
+    body = parse(PredictBody, await read_body(request, parts.task.serving))
     answer = await parts.predictor.predict(
         PredictRequest([body.input], body.subject, body.metadata or {}, trace_of(request), caller=caller_of(request))
     )
@@ -81,7 +81,7 @@ async def predict(request: Request) -> Response:
 async def predict_batch(request: Request) -> Response:
     parts = parts_of(request)
     limits = parts.task.serving
-    body = parse(PredictBatchBody, await read_body(request, limits.max_body_bytes))
+    body = parse(PredictBatchBody, await read_body(request, limits))
     if len(body.inputs) > limits.max_items:
         raise PayloadTooLarge(
             f"inputs: has {len(body.inputs)} items; at most {limits.max_items} are taken", limit=limits.max_items
@@ -94,7 +94,7 @@ async def predict_batch(request: Request) -> Response:
 
 async def feedback(request: Request) -> Response:
     parts = parts_of(request)
-    body = parse(FeedbackBody, await read_body(request, parts.task.serving.max_body_bytes))
+    body = parse(FeedbackBody, await read_body(request, parts.task.serving))
     given = await parts.feedback.give(FeedbackGiven(**body.model_dump()))
     return json_response(FeedbackAnswer(feedback_id=given.id, prediction_id=given.prediction_id), 202)
 

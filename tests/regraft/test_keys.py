@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from regraft.errors import Forbidden, RegraftError, TooManyRequests, Unauthorized
-from regraft.keys import Guard, Key, Scope, digest, new_secret
+from regraft.keys import LOOK_SECONDS, Guard, Key, Scope, digest, new_secret
 from tests.fakes import Clock
 
 SECRET = "regraft_the-secret-of-the-shop"
@@ -140,3 +140,35 @@ def test_nothing_secret_is_shown_or_logged(caplog: pytest.LogCaptureFixture) -> 
     for text in (repr(SHOP), repr(guard), str(vars(guard)), repr(caught.value), caplog.text):
         assert SECRET not in text
         assert SHOP.sha256 not in text
+
+
+def test_keys_change_without_a_restart_and_used_up_rates_stay_used() -> None:
+    clock = Clock()
+    shop = Key("shop", SHOP.sha256, SHOP.scopes, 1)
+    others: list[list[Key] | None] = [[shop, DESK], None, [DESK]]
+    guard = Guard([shop], news=lambda: others.pop(0), clock=clock)
+    assert guard.admit(f"Bearer {SECRET}", PREDICT) == "shop"
+    with pytest.raises(Unauthorized):
+        guard.admit("Bearer regraft_desk", (Scope.REVIEW,))
+    assert len(others) == 3, "it was just looked at"
+    clock.now += LOOK_SECONDS
+    assert guard.admit("Bearer regraft_desk", (Scope.REVIEW,)) == "desk"
+    assert guard.admit(f"Bearer {SECRET}", PREDICT) == "shop"
+    with pytest.raises(TooManyRequests):
+        guard.admit(f"Bearer {SECRET}", PREDICT)
+    clock.now += LOOK_SECONDS / 2
+    with pytest.raises(TooManyRequests):
+        guard.admit(f"Bearer {SECRET}", PREDICT)
+    clock.now += LOOK_SECONDS / 2
+    assert guard.admit("Bearer regraft_desk", (Scope.REVIEW,)) == "desk", "no news are good news"
+    clock.now += LOOK_SECONDS
+    with pytest.raises(Unauthorized):
+        guard.admit(f"Bearer {SECRET}", PREDICT)
+
+
+def test_a_key_with_another_rate_has_it_at_once() -> None:
+    clock = Clock()
+    guard = Guard([SHOP], news=lambda: [Key("shop", SHOP.sha256, SHOP.scopes, 2)], clock=clock)
+    assert admitted(guard, 9) == 9
+    clock.now += LOOK_SECONDS
+    assert admitted(guard, 9) == 2

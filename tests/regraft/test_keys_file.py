@@ -1,7 +1,9 @@
 """The keys file: what it may say, how a key gets in, and that a mistake names its entry and shows no value."""
 
 import json
+import os
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,47 @@ def test_a_mistake_is_a_sentence(arguments: tuple[str, ...], sentence: str) -> N
     assert result.exit_code != 0
     assert sentence in result.output
     assert "regraft_" not in result.output
+
+
+def rewritten(path: Path, text: str, *, seconds_ago: float) -> None:
+    path.write_text(text)
+    moment = time.time() - seconds_ago
+    os.utime(path, (moment, moment))
+
+
+def test_a_file_that_changed_is_read_again_once_nobody_writes_it(tmp_path: Path) -> None:
+    path = written(tmp_path, ONE)
+    watched = keys_file.Watched(path)
+    assert watched.news() is None
+    rewritten(path, ONE + keys_file.entry(KEY), seconds_ago=0)
+    assert watched.news() is None, "somebody may still be writing it"
+    rewritten(path, ONE + keys_file.entry(KEY), seconds_ago=5)
+    assert watched.news() == keys_file.read(path)
+    assert watched.news() is None
+    rewritten(path, ONE, seconds_ago=-3600)
+    assert watched.news() == keys_file.read(path), "a clock that is ahead keeps nothing back"
+
+
+def test_a_mistake_in_a_file_that_changed_is_said_once_and_gives_no_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path, ONE)
+    watched = keys_file.Watched(path)
+    half = (ONE + keys_file.entry(KEY)).removesuffix("  - review\n  rate: 2.5\n")
+    for text, sentence in ((half, "entry 2 (two): "), ("", "holds no key")):
+        caplog.clear()
+        rewritten(path, text, seconds_ago=5)
+        assert watched.news() is None
+        assert watched.news() is None
+        (said,) = caplog.messages
+        assert sentence in said
+        assert said.endswith("; the keys of before stay")
+        assert HASH not in said
+    path.unlink()
+    assert watched.news() is None
+    assert "cannot be read" in caplog.messages[-1]
+    rewritten(path, ONE, seconds_ago=5)
+    assert watched.news() == [Key("one", HASH, frozenset({Scope.PREDICT}))]
 
 
 def test_a_child_process_finds_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

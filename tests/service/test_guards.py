@@ -218,24 +218,42 @@ def test_the_openapi_page_shows_where_a_key_is_needed(server: Server) -> None:
     assert not document["paths"]["/v2/health/live"]["get"].get("security")
 
 
-def test_a_server_reads_its_keys_from_the_file(tmp_path: Path) -> None:
-    secret = new_secret()
-    keys_file.add(tmp_path / "keys.yaml", Key("shop", digest(secret), frozenset({Scope.PREDICT})))
+def test_a_server_reads_its_keys_from_the_file_and_again_when_it_changes(tmp_path: Path) -> None:
+    path, secret, later = tmp_path / "keys.yaml", new_secret(), new_secret()
+    shop, voice = (Key(name, digest(one), frozenset({Scope.PREDICT})) for name, one in (("shop", secret), ("v", later)))
+    keys_file.add(path, shop)
     bare = installation_in(tmp_path)
-    installation = Installation(bare.settings.model_copy(update={"keys_file": str(tmp_path / "keys.yaml")}))
+    installation = Installation(bare.settings.model_copy(update={"keys_file": str(path)}))
     installation.publish("v1")
     installation.release("v1")
     key = {"authorization": f"Bearer {secret}"}
+
+    def status(given: str) -> int:
+        return server.post("/predict", {"input": "a"}, headers={"authorization": f"Bearer {given}"}).status_code
+
     with serving(installation) as server:
         wait_until(server.ready)
         assert server.post("/predict", {"input": "a"}).status_code == 401
-        assert server.post("/predict", {"input": "a"}, headers=key).status_code == 200
+        assert status(secret) == 200
         assert server.client.post("/predict", content=b"{", headers=key).status_code == 415
-        for path in ("/livez", "/readyz", "/healthz", "/metrics", "/docs.json"):
-            assert server.get(path).status_code == 200
+        for page in ("/livez", "/readyz", "/healthz", "/metrics", "/docs.json"):
+            assert server.get(page).status_code == 200
         with channel_to(installation.settings.grpc_port) as channel:
             assert infer(channel)(text("a"), metadata=list(key.items()))
             with pytest.raises(grpc.RpcError) as caught:
                 infer(channel)(text("a"))
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert secret not in server.output.read_text()
+        assert status(later) == 401
+        keys_file.add(path, voice)
+        wait_until(lambda: status(later) == 200)
+        whole = path.read_text()
+        path.write_text(whole[:-20])
+        wait_until(lambda: [status(secret), "the keys of before stay" in server.output.read_text()] == [200, True])
+        path.write_text(keys_file.entry(voice))
+        wait_until(lambda: status(secret) == 401)
+        assert status(later) == 200
+    output = server.output.read_text()
+    assert "the keys are now shop, v" in output
+    assert secret not in output
+    assert later not in output
+    assert digest(secret) not in output

@@ -192,7 +192,7 @@ def test_the_openapi_page_shows_requests_answers_and_errors(server: Server) -> N
     body = predict["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["input"]
     assert set(body["properties"]) == {"input", "subject", "metadata"}
-    assert set(predict["responses"]) == {"200", *map(str, (400, 401, 403, 413, 415, 422, 429, 503, 504))}
+    assert set(predict["responses"]) == {"200", *map(str, (400, 401, 403, 408, 413, 415, 422, 429, 503, 504))}
     answer = predict["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
     assert "prediction_id" in document["components"]["schemas"][answer]["properties"]
     assert {"/predict/batch", "/feedback", "/release"} <= set(document["paths"])
