@@ -41,14 +41,20 @@ class Columns(Section):
     label: str = "label"
     id: str | None = None
     group: str | None = Field(None, description="rows of one group never stand in two parts")
-    time: str | None = None
+    time: str | None = Field(None, description="ISO 8601, or seconds since 1970")
+    part: str | None = Field(None, description="train, validation or test, where the data itself says so")
+    conditions: tuple[str, ...] = Field((), description="source, month, lighting ...: compared with production's")
 
 
 class Data(Section):
     """The labelled data and how it is parted."""
 
-    files: tuple[str, ...] = Field(min_length=1, description="CSV files, relative to the task file")
+    files: tuple[str, ...] = Field(min_length=1, description="CSV, JSON lines or Parquet, relative to the task file")
     columns: Columns = Columns()
+    split: Literal["random", "time"] = Field("random", description="time: the newest rows are the test part")
+    near_duplicates: float | None = Field(
+        0.8, ge=0.7, le=1, description="texts that share this much (Jaccard of 5 characters) stay in one part; or null"
+    )
     validation: Share = 0.15
     test: Share = 0.15
     seed: int = 0
@@ -185,6 +191,8 @@ class Task(Section):
             raise ValueError("a label must not be empty")
         if self.data.validation + self.data.test >= 1:
             raise ValueError("data.validation and data.test leave nothing to train on")
+        if self.data.split == "time" and self.data.columns.time is None:
+            raise ValueError("data.split: time needs data.columns.time")
         if self.drift.minimum > self.drift.window:
             raise ValueError("drift.minimum must not exceed drift.window")
         return self

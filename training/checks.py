@@ -1,89 +1,111 @@
 """What is wrong, or only odd, with the labelled data; said before training starts, and in the report.
 
-table -> findings -> printed, and refused where training on it would be a mistake
+table, groups, parts -> findings -> printed, and refused where training on it would be a mistake
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from regraft.errors import DataError
 from regraft.task import Task
-from training.data import BadRow, Parts, Row, Table, same_text
+from training.data import Parts, Row, Table, part_counts
+from training.records import BadRow
+from training.split import Groups, Leak, leaks
 
 FEW = 500
 IMBALANCE = 10.0
+LARGE = 0.1  # of all rows in one group: what is learned and measured hangs on it
 SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """One text that was given several labels."""
+    """One input that was given several labels."""
 
-    text: str
+    input: str
     labels: dict[str, list[str]]  # label -> where
 
     def __str__(self) -> str:
         said = "; ".join(f"{label} at {', '.join(places)}" for label, places in self.labels.items())
-        return f"{self.text[:60]!r} is {said}"
+        return f"{self.input[:60]!r} is {said}"
 
 
 @dataclass(frozen=True)
 class Findings:
+    """`errors` forbid training, `notes` are for the reader to judge."""
+
     rows: int
     bad: list[BadRow]
     duplicates: int
+    near_duplicates: list[str]
     conflicts: list[Conflict]
     counts: dict[str, int]
+    leaks: list[Leak]
+    parts: dict[str, Any]
+    errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """All of it in words, the long lists cut."""
+        """All but the errors, in words, the long lists cut."""
         lines = [f"{self.rows} rows: " + ", ".join(f"{n} {label}" for label, n in self.counts.items())]
-        lines += _cut(f"{len(self.bad)} bad rows left out", [str(row) for row in self.bad])
+        lines += cut(f"{len(self.bad)} bad rows left out", [str(row) for row in self.bad])
         if self.duplicates:
-            lines.append(f"{self.duplicates} rows repeat a text; each text stands in one part only")
-        lines += _cut(f"{len(self.conflicts)} texts have more than one label", [str(one) for one in self.conflicts])
+            lines.append(f"{self.duplicates} rows repeat an input; each input stands in one part only")
+        lines += cut(f"{len(self.near_duplicates)} rows nearly repeat another", self.near_duplicates)
+        lines += cut(f"{len(self.conflicts)} inputs have more than one label", [str(one) for one in self.conflicts])
+        lines.append("split: " + sizes(self.parts))
         return lines + self.notes
 
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self) | {"bad": [str(row) for row in self.bad], "leaks": [str(leak) for leak in self.leaks]}
 
-def inspect(task: Task, table: Table) -> Findings:
-    by_text: dict[str, list[Row]] = defaultdict(list)
+
+def inspect(task: Task, table: Table, groups: Groups, parts: Parts) -> Findings:
+    by_input: dict[str, list[Row]] = defaultdict(list)
     for row in table.rows:
-        by_text[same_text(row.text)].append(row)
+        by_input[row.key].append(row)
     found = Counter(row.label for row in table.rows)
     counts = {label: found[label] for label in task.labels}
+    leaking = leaks(groups.links, parts)
     return Findings(
         rows=len(table.rows),
         bad=table.bad,
-        duplicates=len(table.rows) - len(by_text),
-        conflicts=[one for rows in by_text.values() if (one := _conflict(rows))],
+        duplicates=len(table.rows) - len(by_input),
+        near_duplicates=[str(link) for link in groups.links if "%" in link.why],
+        conflicts=[one for rows in by_input.values() if (one := _conflict(rows))],
         counts=counts,
-        notes=_notes(counts),
+        leaks=leaking,
+        parts=part_counts(parts),
+        errors=[*_too_many_bad(task, table), *_too_rare(counts), *_empty(parts), *_leaking(leaking)],
+        notes=[*_few(counts), *_imbalance(counts), *_large_group(groups, len(table.rows)), *_absent(counts, parts)],
     )
 
 
-def refuse(task: Task, findings: Findings) -> None:
-    """Raises DataError where training would be a mistake: too many bad rows, or a label with next to no rows."""
-    total = findings.rows + len(findings.bad)
-    allowed = task.data.maximum_bad_rows
-    if len(findings.bad) > allowed * total:
-        shown = "\n".join(f"  {row}" for row in findings.bad[:SHOWN])
-        raise DataError(
-            f"{len(findings.bad)} of {total} rows are bad, more than data.maximum_bad_rows = {allowed:.1%} allows:\n"
-            + shown
-        )
-    if rare := [label for label, n in findings.counts.items() if n < 2]:
-        raise DataError(f"fewer than 2 rows of label {', '.join(map(repr, rare))}: nothing can be learned of it")
+def refuse(findings: Findings) -> None:
+    """Raises DataError where training would be a mistake."""
+    if findings.errors:
+        raise DataError("\n".join(findings.errors))
 
 
-def refuse_leaks(parts: Parts) -> None:
-    """Raises DataError if a text stands in two parts; the split never does that, what was added later might."""
-    seen: dict[str, str] = {}
-    for name, part in zip(Parts._fields, parts, strict=True):
-        for row in part:
-            if seen.setdefault(same_text(row.text), name) != name:
-                raise DataError(f"{row.place}: the text is in {seen[same_text(row.text)]} and in {name} too")
+def refuse_leaks(groups: Groups, parts: Parts) -> None:
+    """Raises DataError if what belongs together stands in two parts: the split never does that, people may."""
+    if said := _leaking(leaks(groups.links, parts)):
+        raise DataError("\n".join(said))
+
+
+def sizes(parts: dict[str, Any]) -> str:
+    """Of `part_counts`."""
+    return ", ".join(f"{part['rows']} {name}" for name, part in parts.items())
+
+
+def cut(title: str, lines: Sequence[str]) -> list[str]:
+    """A list under its title, no more than the reader can take in."""
+    if not lines:
+        return []
+    more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return [f"{title}:", *(f"  {line}" for line in lines[:SHOWN]), *more]
 
 
 def _conflict(rows: Sequence[Row]) -> Conflict | None:
@@ -92,25 +114,65 @@ def _conflict(rows: Sequence[Row]) -> Conflict | None:
     labels: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         labels[row.label].append(row.place)
-    return Conflict(rows[0].text, dict(labels))
+    return Conflict(rows[0].input, dict(labels))
 
 
-def _notes(counts: dict[str, int]) -> list[str]:
-    notes = []
-    total, present = sum(counts.values()), [n for n in counts.values() if n]
-    if total < FEW:
-        notes.append(f"only {total} labelled rows, {FEW} or more are expected: label more, or join rare labels")
-    if present and max(present) >= IMBALANCE * min(present):
-        rare, common = min(counts, key=lambda k: counts[k]), max(counts, key=lambda k: counts[k])
-        notes.append(
-            f"imbalance: {common!r} is {counts[common] / max(counts[rare], 1):.0f} times as frequent as {rare!r};"
-            " look at macro F1 and at each label's recall, not at accuracy"
-        )
-    return notes
-
-
-def _cut(title: str, lines: list[str]) -> list[str]:
-    if not lines:
+def _too_many_bad(task: Task, table: Table) -> list[str]:
+    total, allowed = len(table.rows) + len(table.bad), task.data.maximum_bad_rows
+    if len(table.bad) <= allowed * total:
         return []
-    more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return [f"{title}:", *(f"  {line}" for line in lines[:SHOWN]), *more]
+    title = f"{len(table.bad)} of {total} rows are bad, more than data.maximum_bad_rows = {allowed:.1%} allows"
+    return cut(title, [str(row) for row in table.bad])
+
+
+def _too_rare(counts: dict[str, int]) -> list[str]:
+    rare = [label for label, n in counts.items() if n < 2]
+    return [f"fewer than 2 rows of label {', '.join(map(repr, rare))}: nothing can be learned of it"] if rare else []
+
+
+def _empty(parts: Parts) -> list[str]:
+    return [f"the {name} part is empty" for name, part in parts._asdict().items() if not part]
+
+
+def _leaking(found: Sequence[Leak]) -> list[str]:
+    title = f"at least {len(found)} pairs of rows stand in two parts and should not: what is measured would be too good"
+    return cut(title, [str(leak) for leak in found])
+
+
+def _few(counts: dict[str, int]) -> list[str]:
+    total = sum(counts.values())
+    if total >= FEW:
+        return []
+    advice = "label more, join rare labels, or use contrastive few-shot training"
+    return [f"only {total} labelled rows, {FEW} or more are expected: {advice}"]
+
+
+def _imbalance(counts: dict[str, int]) -> list[str]:
+    rare, common = min(counts, key=lambda k: counts[k]), max(counts, key=lambda k: counts[k])
+    if counts[common] == 0 or counts[common] < IMBALANCE * counts[rare]:
+        return []
+    said = (
+        f"imbalance: {common!r} is {counts[common] / max(counts[rare], 1):.0f} times as frequent as {rare!r};"
+        " look at macro F1 and at each label's recall, not at accuracy"
+    )
+    return [said]
+
+
+def _large_group(groups: Groups, rows: int) -> list[str]:
+    largest = max(groups.groups, key=len, default=[])
+    if len(largest) < max(LARGE * rows, 3):
+        return []
+    said = (
+        f"{len(largest)} rows, among them {largest[0].place}, belong together and stand in one part: the same group,"
+        " input, or nearly the same (data.near_duplicates)"
+    )
+    return [said]
+
+
+def _absent(counts: dict[str, int], parts: Parts) -> list[str]:
+    """Labels that a split by time, by large groups or by hand leaves out of a part."""
+    absent = []
+    for name, part in parts._asdict().items():
+        if missing := [label for label in counts if label not in {row.label for row in part}]:
+            absent.append(f"no row of label {', '.join(map(repr, missing))} in the {name} part")
+    return absent

@@ -1,5 +1,6 @@
 """The commands of this part: check the data, train a version, run the retraining worker."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ import click
 
 from regraft import ids, releases
 from regraft.cli import with_settings
+from regraft.errors import ConfigError
 from regraft.eventlog import EventLog, open_log
 from regraft.events import ReleaseChanged
 from regraft.settings import Settings
@@ -16,20 +18,36 @@ from regraft.versions import Manifest, Metric, VersionStore
 
 
 @click.command()
+@click.option("--json", "as_json", is_flag=True, help="all of it as one JSON object")
+@click.option("--card", type=click.Path(path_type=Path), help="make the split of this data_card.json again")
 @with_settings
-def check(settings: Settings) -> None:
-    """Read the task and its data, say what is wrong with them; nothing is trained."""
+def check(settings: Settings, as_json: bool, card: Path | None) -> None:
+    """Read the task and its data, say what is wrong with them; nothing is trained. Fails if it should not be."""
     _share_the_processor()
-    from training.backbone import open_backbone
-    from training.train import read_dataset
-
     task = Task.load(settings.task)
-    dataset = read_dataset(task)
-    _print_findings(dataset.findings)
-    rows = ", ".join(f"{len(part)} {name}" for name, part in dataset.parts._asdict().items())
-    click.echo(f"split: {rows}")
-    card = open_backbone(task.backbone)
-    click.echo(f"backbone: {card.source}, {card.model_type}, licence {card.licence}")
+    if card is not None:
+        from training.checks import sizes
+        from training.data import part_counts
+        from training.dataset import read_card, split_again
+
+        parts = split_again(read_card(card), task)
+        click.echo(f"the files are those of the card, and so is the split: {sizes(part_counts(parts))}")
+        return
+    from training.backbone import open_backbone
+    from training.checks import refuse
+    from training.dataset import examine
+
+    findings = examine(task).findings
+    try:
+        backbone = open_backbone(task.backbone)
+        findings.notes.append(f"backbone: {backbone.source}, {backbone.model_type}, licence {backbone.licence}")
+    except ConfigError as error:
+        findings.errors.append(str(error))
+    if as_json:
+        click.echo(json.dumps(findings.as_json(), indent=2, ensure_ascii=False))
+        click.get_current_context().exit(1 if findings.errors else 0)
+    click.echo("\n".join(findings.lines()))
+    refuse(findings)
 
 
 @click.command()
@@ -39,7 +57,8 @@ def train(settings: Settings, run: str | None) -> None:
     """Fine-tune the task's backbone on its data and publish a version; the first one goes into production."""
     _share_the_processor()
     _log_to_terminal()
-    from training.train import fine_tune, read_dataset, tidy, version_folder
+    from training.dataset import read_dataset
+    from training.train import fine_tune, tidy, version_folder
 
     run = run or ids.new_id()
     task = Task.load(settings.task)
@@ -49,7 +68,7 @@ def train(settings: Settings, run: str | None) -> None:
     else:
         click.echo(f"run {run}")
         dataset = read_dataset(task)
-        _print_findings(dataset.findings)
+        click.echo("\n".join(dataset.findings))
         manifest = fine_tune(task, dataset, folder, version=run)
         manifest = store.publish(version_folder(folder), manifest)
     tidy(folder)
@@ -103,11 +122,6 @@ def _cell(metrics: dict[str, Metric], name: str) -> str:
 
 def report_path(settings: Settings, version: str) -> Path | str:
     return f"{settings.versions.rstrip('/')}/{version}/report.html"
-
-
-def _print_findings(lines: list[str]) -> None:
-    for line in lines:
-        click.echo(line)
 
 
 def _share_the_processor() -> None:

@@ -1,38 +1,39 @@
-"""From the task's data files to labelled rows in three parts that share no text and no group.
+"""From the task's data files to labelled rows, and the card that says what they were.
 
-CSV files -> rows, and bad rows with the line and the reason -> groups -> train, validation, test
+files -> records -> rows, and bad rows with the place and the reason -> (training/split.py) -> parts -> data card
 """
 
-import csv
 import hashlib
-import io
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+import numbers
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from regraft.errors import DataError
-from regraft.task import Columns, Data, Task
+from regraft.task import Columns, Task
+from training.records import BadRow, Record, records
+
+PARTS = ("train", "validation", "test")
 
 
 class Row(NamedTuple):
     """One labelled example. `place` is where it was read: file:line, or the review that it came from."""
 
     id: str
-    text: str
+    input: str  # the text
     label: str
     place: str
     group: str | None = None
+    time: str | None = None  # ISO 8601 in UTC, so that the order of strings is that of time
+    part: str | None = None  # where the data itself says so
+    conditions: Mapping[str, str] = {}
 
-
-class BadRow(NamedTuple):
-    file: str
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.reason}"
+    @property
+    def key(self) -> str:
+        """What inputs have in common that count as the same."""
+        return same_text(self.input)
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,12 @@ def read(task: Task) -> Table:
     bad: list[BadRow] = []
     seen: dict[str, str] = {}
     for name in task.data.files:
-        for row in _read_file(Path(name), task, seen):
+        for record in records(Path(name), _wanted(task.data.columns)):
+            row = record if isinstance(record, BadRow) else _row(record, task)
+            if isinstance(row, Row) and seen.setdefault(row.id, row.place) != row.place:
+                row = BadRow(row.place, f"the id {row.id!r} is that of {seen[row.id]} too")
             (bad if isinstance(row, BadRow) else rows).append(row)  # type: ignore[arg-type]
-    files = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in task.data.files}
-    return Table(rows, bad, files)
+    return Table(rows, bad, {name: file_hash(Path(name)) for name in task.data.files})
 
 
 def same_text(text: str) -> str:
@@ -67,29 +70,9 @@ def same_text(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def split(rows: Sequence[Row], data: Data) -> Parts:
-    """Stratified by label, whole groups, the same for the same seed and rows in whatever order.
-
-    Rows of one text or of one group id, directly or by way of others, stay together. Groups are taken in the order of
-    a hash of the seed and their content, so a row that is added moves few others.
-    """
-    parts = Parts([], [], [])
-    by_label: dict[str, list[list[Row]]] = defaultdict(list)
-    for group in _groups(rows):
-        by_label[group[0].label].append(group)
-    for label in sorted(by_label):
-        groups = sorted(by_label[label], key=lambda group: _rank(group, data.seed))
-        total = sum(map(len, groups))
-        wanted = [_wanted(total, data.test), _wanted(total, data.validation)]
-        for group in groups:
-            if wanted[0] > 0:
-                target, wanted[0] = parts.test, wanted[0] - len(group)
-            elif wanted[1] > 0:
-                target, wanted[1] = parts.validation, wanted[1] - len(group)
-            else:
-                target = parts.train
-            target.extend(group)
-    return Parts(*(sorted(part, key=lambda row: row.id) for part in parts))
+def file_hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def split_hash(parts: Parts) -> str:
@@ -97,20 +80,26 @@ def split_hash(parts: Parts) -> str:
     digest = hashlib.sha256()
     for name, part in zip(Parts._fields, parts, strict=True):
         for row in part:
-            digest.update(f"{name}\0{row.id}\0{same_text(row.text)}\0{row.label}\n".encode())
+            digest.update(f"{name}\0{row.id}\0{row.key}\0{row.label}\n".encode())
     return digest.hexdigest()
 
 
 def data_card(task: Task, table: Table, parts: Parts) -> dict[str, Any]:
-    """What a version was trained on, complete enough to make the same split again."""
+    """What a version was trained on, complete enough to make the same split again; see `split_again`."""
+    times = sorted(row.time for row in table.rows if row.time)
     return {
         "files": [{"name": Path(name).name, "sha256": sha256} for name, sha256 in table.files.items()],
-        "columns": task.data.columns.model_dump(),
+        "settings": task.data.model_dump(mode="json", exclude={"files"}),
+        "input": task.input,
+        "max_characters": task.serving.max_characters,
         "rows": len(table.rows),
         "bad_rows": [str(row) for row in table.bad],
-        "seed": task.data.seed,
-        "shares": {"validation": task.data.validation, "test": task.data.test},
-        "labels": dict(Counter(row.label for row in table.rows)),
+        "labels": _counts((row.label for row in table.rows), task.labels),
+        "times": {"first": times[0], "last": times[-1]} if times else None,
+        "conditions": {
+            name: dict(Counter(row.conditions[name] for row in table.rows).most_common())
+            for name in task.data.columns.conditions
+        },
         "parts": part_counts(parts),
         "split_sha256": split_hash(parts),
     }
@@ -118,88 +107,92 @@ def data_card(task: Task, table: Table, parts: Parts) -> dict[str, Any]:
 
 def part_counts(parts: Parts) -> dict[str, Any]:
     return {
-        name: {"rows": len(part), "labels": dict(sorted(Counter(row.label for row in part).items()))}
+        name: {"rows": len(part), "labels": _counts((row.label for row in part), ())}
         for name, part in zip(Parts._fields, parts, strict=True)
     }
 
 
-def _read_file(file: Path, task: Task, seen: dict[str, str]) -> Iterator[Row | BadRow]:
-    columns = task.data.columns
+def _counts(labels: Any, names: Sequence[str]) -> dict[str, int]:
+    """In the order of `names`, else of the alphabet."""
+    found = Counter(labels)
+    return {name: found[name] for name in names or sorted(found)}
+
+
+def _wanted(columns: Columns) -> list[str]:
+    named = (columns.input, columns.label, columns.id, columns.group, columns.time, columns.part)
+    return [name for name in (*named, *columns.conditions) if name is not None]
+
+
+def _row(record: Record, task: Task) -> Row | BadRow:
+    columns, values = task.data.columns, record.values
     try:
-        # What is not UTF-8 becomes half surrogates, so that one bad byte costs one row and not the file.
-        text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = next(reader, [])
-    wanted = (columns.input, columns.label, columns.id, columns.group)
-    if missing := [name for name in wanted if name is not None and name not in header]:
-        raise DataError(f"{file}:1: no column {', '.join(map(repr, missing))}; there are {', '.join(header) or 'none'}")
-    for line, fields in _lines(reader):
-        if isinstance(fields, str):
-            yield BadRow(file.name, line, fields)
-        elif fields:
-            row = _row(file.name, line, header, fields, task, columns)
-            if isinstance(row, Row) and seen.setdefault(row.id, row.place) != row.place:
-                row = BadRow(file.name, line, f"the id {row.id!r} is that of {seen[row.id]} too")
-            yield row
+        return Row(
+            id=_said(values, columns.id) if columns.id else record.place,
+            input=_text(values, columns.input, task.serving.max_characters),
+            label=_one_of(values, columns.label, task.labels, "label", "the task has"),
+            place=record.place,
+            group=_said(values, columns.group, optional=True) or None if columns.group else None,
+            time=_time(values, columns.time) if columns.time else None,
+            part=_one_of(values, columns.part, PARTS, "part", "there are") if columns.part else None,
+            conditions={name: _said(values, name, optional=True) for name in columns.conditions},
+        )
+    except ValueError as error:
+        return BadRow(record.place, str(error))
 
 
-def _lines(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
-    """The first line and the fields of each record, or why it is none."""
-    while True:
-        line = reader.line_num + 1
-        try:
-            yield line, next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, f"is not CSV: {error}"
+def _said(values: Mapping[str, Any], column: str, *, optional: bool = False) -> str:
+    """A value as text. Raises ValueError for what is neither text nor number, or empty."""
+    value = values[column]
+    if value is None or value == "":
+        if optional:
+            return ""
+        raise ValueError(f"the column '{column}' is empty")
+    if not isinstance(value, str | numbers.Number | date):
+        kind = type(value).__name__
+        raise ValueError(f"the column '{column}' holds {kind}, which is neither text nor number")  # noqa: TRY004
+    return _whole(str(value), column)
 
 
-def _row(file: str, line: int, header: list[str], fields: list[str], task: Task, columns: Columns) -> Row | BadRow:
-    if len(fields) != len(header):
-        return BadRow(file, line, f"{len(fields)} fields instead of {len(header)}")
-    values = dict(zip(header, fields, strict=True))
-    text, label = values[columns.input], values[columns.label].strip()
-    if any("\udc80" <= character <= "\udcff" for character in "".join(fields)):
-        return BadRow(file, line, "is not UTF-8")
-    if not text.strip():
-        return BadRow(file, line, f"the column '{columns.input}' is empty")
-    if len(text) > task.serving.max_characters:
-        return BadRow(file, line, f"{len(text)} characters; serving.max_characters is {task.serving.max_characters}")
-    if label not in task.labels:
-        return BadRow(file, line, f"unknown label {label!r}; the task has {', '.join(task.labels)}")
-    identity = values[columns.id] if columns.id else f"{file}:{line}"
-    return Row(identity, text, label, f"{file}:{line}", values[columns.group] or None if columns.group else None)
+def _text(values: Mapping[str, Any], column: str, longest: int) -> str:
+    text = values[column]
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"the column '{column}' holds {type(text).__name__} instead of text")
+    if text is None or not text.strip():
+        raise ValueError(f"the column '{column}' is empty")
+    if len(text) > longest:
+        raise ValueError(f"{len(text)} characters; serving.max_characters is {longest}")
+    return _whole(text, column)
 
 
-def _groups(rows: Iterable[Row]) -> list[list[Row]]:
-    """Rows joined by text or group id, transitively (union-find)."""
-    rows = list(rows)
-    root = list(range(len(rows)))
-    first: dict[tuple[str, str], int] = {}
-    for index, row in enumerate(rows):
-        keys = [("text", same_text(row.text))] + ([("group", row.group)] if row.group else [])
-        for key in keys:
-            root[_find(root, index)] = _find(root, first.setdefault(key, index))
-    groups: dict[int, list[Row]] = defaultdict(list)
-    for index, row in enumerate(rows):
-        groups[_find(root, index)].append(row)
-    return [sorted(group, key=lambda row: row.id) for group in groups.values()]
+def _whole(text: str, column: str) -> str:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"the column '{column}' holds half of a surrogate pair, which is no character")
+    return text
 
 
-def _find(root: list[int], index: int) -> int:
-    while root[index] != index:
-        root[index] = root[root[index]]
-        index = root[index]
-    return index
+def _one_of(values: Mapping[str, Any], column: str, known: Sequence[str], kind: str, there: str) -> str:
+    value = _said(values, column, optional=True).strip()
+    if value not in known:
+        raise ValueError(f"unknown {kind} {value!r}; {there} {', '.join(known)}")
+    return value
 
 
-def _rank(group: list[Row], seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\0{min(same_text(row.text) for row in group)}".encode()).digest()
+def _time(values: Mapping[str, Any], column: str) -> str:
+    """Of ISO 8601 or seconds since 1970; without a zone it is UTC."""
+    value = values[column]
+    try:
+        if isinstance(value, date):
+            moment = value if isinstance(value, datetime) else datetime.combine(value, time())
+        else:
+            moment = _moment(str(value))
+    except (ValueError, OverflowError, OSError) as error:
+        raise ValueError(f"the column '{column}' holds {value!r}, which is no time (ISO 8601)") from error
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _wanted(total: int, share: float) -> int:
-    """At least one row of a label in each part where there are three or more."""
-    return max(round(total * share), 1 if total >= 3 else 0)
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return datetime.fromtimestamp(float(text), UTC)

@@ -83,7 +83,7 @@ def worst(results: Results) -> list[Mistake]:
     return [
         Mistake(
             id=results.test[index].id,
-            text=results.test[index].text,
+            text=results.test[index].input,
             truth=labels[results.truth[index]],
             answer=labels[answers[index]],
             confidence=float(confidence[index]),

@@ -20,10 +20,13 @@ from regraft.preprocessing import TextPreprocessor
 from regraft.task import Task
 from regraft.versions import Manifest
 from training.checks import refuse_leaks
-from training.data import Parts, Row, part_counts, same_text, split_hash
+from training.data import Parts, Row, part_counts, split_hash
+from training.dataset import Dataset
+from training.duplicates import unlike
 from training.evaluate import compare
 from training.runtime import Scorer
-from training.train import Dataset, labels_of_rows, texts
+from training.split import grouped
+from training.train import labels_of_rows, texts
 
 FEWEST_NEWEST = 20  # labels; fewer say nothing about which of two versions is better
 
@@ -65,26 +68,31 @@ def trained_on(folder: Path) -> set[str]:
     return {row["text"] for row in rows if row["part"] != "test"}
 
 
-def assemble(original: Dataset, reviewed: Sequence[Row], seen: set[str], newest_share: float) -> Material:
+def assemble(
+    original: Dataset, reviewed: Sequence[Row], seen: set[str], newest_share: float, near_duplicates: float | None
+) -> Material:
     """Reviewed labels join the training part; validation and test stay as they were.
 
     The newest are held out. Of those, texts that the original data or production (`seen`) know are left out, or
-    production would be judged on what it was trained on. A newer label of a text replaces an older one.
+    production would be judged on what it was trained on. A newer label of a text replaces an older one. What resembles
+    a text (`near_duplicates`, as for the split) is treated as that text.
     """
     parts = original.parts
     held = max(1, round(len(reviewed) * newest_share))
     earlier, latest = reviewed[:-held], reviewed[-held:]
-    known = seen | {same_text(row.text) for part in parts for row in part}
-    newest = [row for text, row in _by_text(latest).items() if text not in known]
-    apart = {same_text(row.text) for rows in (newest, parts.validation, parts.test) for row in rows}
-    new = {text: row for text, row in _by_text(earlier).items() if text not in apart}
-    kept = [row for row in parts.train if same_text(row.text) not in new]
+    late, early = _by_key(latest), _by_key(earlier)
+    known = seen | {row.key for part in parts for row in part}
+    newest = [late[key] for key in unlike(list(late), known, near_duplicates)]
+    apart = {row.key for rows in (newest, parts.validation, parts.test) for row in rows}
+    new = {key: early[key] for key in unlike(list(early), apart, near_duplicates)}
+    kept = [row for row in parts.train if row.key not in new]
     together = Parts([*kept, *new.values()], parts.validation, parts.test)
-    refuse_leaks(together)
+    refuse_leaks(grouped([row for part in together for row in part], None), together)
     card = original.card | {
         "parts": part_counts(together),
         "split_sha256": split_hash(together),
         "reviewed": {"rows": len(reviewed), "trained_on": len(new), "held_out": len(newest)},
+        "files_split_sha256": original.card["split_sha256"],
     }
     return Material(Dataset(together, original.findings, card), newest)
 
@@ -154,6 +162,6 @@ def _answers(folder: Path, manifest: Manifest, rows: Sequence[Row]) -> NDArray[n
     return answers
 
 
-def _by_text(rows: Sequence[Row]) -> dict[str, Row]:
-    """The last row of each text."""
-    return {same_text(row.text): row for row in rows}
+def _by_key(rows: Sequence[Row]) -> dict[str, Row]:
+    """The last row of each input."""
+    return {row.key: row for row in rows}

@@ -30,8 +30,8 @@ from training import artifacts, baselines, checkpoint, precision
 from training.backbone import open_backbone, open_preprocessor
 from training.cache import HiddenStates, hidden_states
 from training.calibrate import fit_temperature
-from training.checks import inspect, refuse, refuse_leaks
-from training.data import Parts, Row, data_card, read, same_text, split
+from training.data import Parts, Row
+from training.dataset import Dataset
 from training.evaluate import evaluate, evaluate_baselines
 from training.export import (
     FP32,
@@ -51,24 +51,6 @@ from training.text import TextEncoder
 PARITY_ROWS = 256
 
 _log = logging.getLogger(__name__)
-
-
-class Dataset(NamedTuple):
-    """Rows in their parts, what was found odd about them, and the card that says where they came from."""
-
-    parts: Parts
-    findings: list[str]
-    card: dict[str, Any]
-
-
-def read_dataset(task: Task) -> Dataset:
-    """The task's data, checked and split. Raises DataError where it cannot be trained on."""
-    table = read(task)
-    findings = inspect(task, table)
-    refuse(task, findings)
-    parts = split(table.rows, task.data)
-    refuse_leaks(parts)
-    return Dataset(parts, findings.lines(), data_card(task, table, parts))
 
 
 def fine_tune(
@@ -109,7 +91,7 @@ def fine_tune(
         exported = Exported(network, calibration.temperature, projection)
         write_onnx(exported, out / FP32)
         preprocessor.save(out)
-        encodings = preprocessor.encode([row.text for row in parts.validation])
+        encodings = preprocessor.encode(texts(parts.validation))
         plain = Scorer(out / FP32, preprocessor)
         parity = check_parity(exported, plain, preprocessor, encodings[:PARITY_ROWS], task.export.tolerance)
 
@@ -118,13 +100,13 @@ def fine_tune(
         seen = preprocessor.encode(texts(parts.train[: artifacts.CALIBRATION]))
         chosen, serves = artifacts.choose(out, preprocessor, encodings, truth, task.export, parity, seen)
         scorers = {name: Scorer(out / one.file, preprocessor) for name, one in chosen.items() if one.kept}
-        golden = spread_by_length([row.text for row in parts.validation], task.export.golden)
+        golden = spread_by_length(texts(parts.validation), task.export.golden)
         write_golden(out / "golden.json", golden, preprocessor, scorers, serves=serves, tolerance=task.export.tolerance)
 
     with clock.step("evaluate"):  # the first and only look at the test part
         options = {"resamples": settings.bootstrap, "seed": task.data.seed}
         validated = scorers[serves].score(encodings)
-        tested = scorers[serves].score(preprocessor.encode([row.text for row in parts.test]))
+        tested = scorers[serves].score(preprocessor.encode(texts(parts.test)))
         test_truth, answers = labels_of_rows(parts.test, task), tested.probabilities.argmax(axis=1)
         on_validation = evaluate(truth, validated.probabilities.argmax(axis=1), task.labels, **options)
         on_test = evaluate(test_truth, answers, task.labels, **options)
@@ -252,7 +234,7 @@ def tidy(folder: Path) -> None:
 
 
 def texts(rows: Sequence[Row]) -> list[str]:
-    return [row.text for row in rows]
+    return [row.input for row in rows]
 
 
 def labels_of_rows(rows: Sequence[Row], task: Task) -> NDArray[np.int64]:
@@ -268,7 +250,7 @@ def write_rows(file: Path, parts: Parts) -> None:
         "part": [name for name, _ in rows],
         "place": [row.place for _, row in rows],
         "label": [row.label for _, row in rows],
-        "text": [same_text(row.text) for _, row in rows],
+        "text": [row.key for _, row in rows],
     }
     pq.write_table(pa.table(table), file, compression="zstd")
 

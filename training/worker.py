@@ -27,7 +27,8 @@ from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import VersionStore
 from training import experiment, retraining
-from training.train import fine_tune, read_dataset, version_folder
+from training.dataset import read_dataset
+from training.train import fine_tune, version_folder
 
 Outcome = CandidateRegistered | CandidateRefused
 
@@ -120,7 +121,8 @@ class Worker:
         if not reviewed:
             raise DataError("there are no reviewed predictions to learn from")
         seen = retraining.trained_on(production)
-        return retraining.assemble(read_dataset(self.task), reviewed, seen, self.task.retraining.newest_share)
+        newest_share, alike = self.task.retraining.newest_share, self.task.data.near_duplicates
+        return retraining.assemble(read_dataset(self.task), reviewed, seen, newest_share, alike)
 
     def start_experiment(self, outcome: CandidateRegistered) -> None:
         """Once for each candidate, whoever ended its experiment since."""

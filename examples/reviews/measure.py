@@ -12,7 +12,8 @@ from regraft.preprocessing import TextPreprocessor
 from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import Manifest, Metric, VersionStore
-from training import data, evaluate
+from training import evaluate
+from training.dataset import read_dataset
 from training.runtime import Scorer
 
 RESAMPLES = 2000
@@ -54,4 +55,4 @@ def answers(folder: Path, manifest: Manifest, texts: Sequence[Snippet]) -> NDArr
 def test_part(settings: Settings) -> list[Snippet]:
     """The original test part, which no training has seen."""
     task = Task.load(settings.task)
-    return [Snippet(row.text, row.label) for row in data.split(data.read(task).rows, task.data).test]
+    return [Snippet(row.input, row.label) for row in read_dataset(task).parts.test]

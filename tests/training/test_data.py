@@ -1,23 +1,25 @@
+import json
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from regraft.errors import DataError
-from regraft.task import Columns, Data, Task
-from tests.training.conftest import examples
-from training.checks import inspect, refuse, refuse_leaks
-from training.data import Parts, Row, Table, data_card, read, same_text, split, split_hash
+from regraft.task import Task
+from training.data import read, same_text
 
 
-def task_of(folder: Path, content: bytes, **data: Any) -> Task:
-    (folder / "data.csv").write_bytes(content)
+def task_of(folder: Path, content: bytes, name: str = "data.csv", **data: Any) -> Task:
+    (folder / name).write_bytes(content)
     return Task.model_validate(
         {
             "name": "tiny",
             "labels": ["no", "yes"],
             "backbone": {"source": "none"},
-            "data": {"files": [str(folder / "data.csv")], "columns": {"id": "id"}} | data,
+            "data": {"files": [str(folder / name)], "columns": {"id": "id"}} | data,
             "serving": {"max_characters": 100},
         }
     )
@@ -50,8 +52,8 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
     content = b'id,text,label\r\n1,"one\r\nand ""more""",yes\r\n\r\n2,two\x0bhalf,no\r\n3,,no\r\n'
     table = read(task_of(tmp_path, content))
     assert [row.place for row in table.rows] == ["data.csv:2", "data.csv:5"]
-    assert table.rows[0].text == 'one\r\nand "more"'
-    assert [row.line for row in table.bad] == [6]
+    assert table.rows[0].input == 'one\r\nand "more"'
+    assert [row.place for row in table.bad] == ["data.csv:6"]
 
 
 def test_a_byte_order_mark_belongs_to_no_column(tmp_path: Path) -> None:
@@ -68,91 +70,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read(task_of(tmp_path, GOOD, files=[str(tmp_path / "other_data.csv")]))
 
 
-def test_training_stops_when_too_many_rows_are_bad(tmp_path: Path) -> None:
-    content = GOOD + b"3,three,yes\n4,four,no\n5,five,maybe\n"
-    allowed = task_of(tmp_path, content, maximum_bad_rows=0.2)
-    refuse(allowed, inspect(allowed, read(allowed)))
-    strict = task_of(tmp_path, content, maximum_bad_rows=0.19)
-    with pytest.raises(DataError, match=r"1 of 5 rows are bad(.|\n)*data.csv:6: unknown label 'maybe'"):
-        refuse(strict, inspect(strict, read(strict)))
-
-
-def test_a_label_with_fewer_than_two_rows_stops_training(tmp_path: Path) -> None:
-    task = task_of(tmp_path, GOOD)
-    with pytest.raises(DataError, match="fewer than 2 rows of label 'no', 'yes'"):
-        refuse(task, inspect(task, read(task)))
-
-
-def test_repeats_conflicts_imbalance_and_few_rows_are_said(tmp_path: Path) -> None:
-    many = b"".join(b"a%d,text %d,yes\n" % (n, n) for n in range(30))
-    task = task_of(tmp_path, GOOD + many + b"x,ONE,yes\ny,  one ,no\n")
-    said = "\n".join(inspect(task, read(task)).lines())
-    assert "34 rows: 2 no, 32 yes" in said
-    assert "2 rows repeat a text" in said
-    assert "'one' is yes at data.csv:2, data.csv:34; no at data.csv:35" in said
-    assert "only 34 labelled rows" in said
-    assert "imbalance: 'yes' is 16 times as frequent as 'no'" in said
-
-
-def test_long_lists_are_cut(tmp_path: Path) -> None:
-    task = task_of(tmp_path, GOOD + b"".join(b"b%d,,yes\n" % n for n in range(30)))
-    assert "  ... and 10 more" in inspect(task, read(task)).lines()
-
-
-ROWS = [Row(id_, text, label, id_) for id_, text, label in examples(300)]
-
-
-def test_the_split_is_stratified_and_takes_its_shares() -> None:
-    parts = split(ROWS, Data(files=("none",)))
-    assert [len(part) for part in parts] == [210, 45, 45]
-    assert [sum(row.label == "neutral" for row in part) for part in parts] == [70, 15, 15]
-
-
-def test_the_split_does_not_depend_on_the_order_of_rows() -> None:
-    data = Data(files=("none",), seed=3)
-    assert split(ROWS, data) == split(ROWS[::-1], data)
-    assert split_hash(split(ROWS, data)) != split_hash(split(ROWS, Data(files=("none",), seed=4)))
-
-
-def test_a_row_that_is_added_moves_few_others() -> None:
-    data = Data(files=("none",))
-    before, after = split(ROWS, data), split([*ROWS, Row("new", "something new", "neutral", "new")], data)
-    moved = {row.id for row in before.test} ^ {row.id for row in after.test}
-    assert len(moved) <= 2
-
-
-def test_equal_texts_and_groups_stay_together_directly_or_by_way_of_others() -> None:
-    groups = [Row(f"g{n}", f"text {n % 50}", "neutral", "", group=f"group {n // 20}") for n in range(200)]
-    parts = split([*ROWS, *groups], Data(files=("none",), columns=Columns(group="group")))
-    refuse_leaks(parts)
-    where = {row.group: name for name, part in parts._asdict().items() for row in part if row.group}
-    for name, part in parts._asdict().items():
-        assert all(where[row.group] == name for row in part if row.group)
-
-
-def test_a_leak_is_refused() -> None:
-    row = Row("1", "One", "yes", "data.csv:2")
-    with pytest.raises(DataError, match=r"data.csv:3: the text is in train and in test too"):
-        refuse_leaks(Parts([row], [], [Row("2", " one", "yes", "data.csv:3")]))
-
-
-def test_a_label_of_three_rows_is_in_every_part() -> None:
-    rows = [Row(str(n), f"text {n}", "yes", "") for n in range(3)]
-    assert [len(part) for part in split(rows, Data(files=("none",)))] == [1, 1, 1]
-
-
-def test_the_data_card_says_enough_to_make_the_split_again(tmp_path: Path) -> None:
-    task = task_of(tmp_path, GOOD + b"3,three,yes\n4,four,no\n5,,no\n")
-    table = read(task)
-    card = data_card(task, table, split(table.rows, task.data))
-    assert card["labels"] == {"yes": 2, "no": 2}
-    assert card["bad_rows"] == ["data.csv:6: the column 'text' is empty"]
-    assert card["split_sha256"] == split_hash(
-        split(read(task).rows, task.data.model_copy(update={"seed": card["seed"]}))
-    )
-    assert len(card["files"][0]["sha256"]) == 64
-
-
 def test_case_and_white_space_make_no_other_text() -> None:
     assert same_text(" Straße\n  Nr. 1 ") == same_text("STRASSE nr. 1")
 
@@ -162,7 +79,87 @@ def test_an_empty_file_has_no_columns(tmp_path: Path) -> None:
         read(task_of(tmp_path, b""))
 
 
-def test_an_empty_table_is_refused_and_not_divided_by(tmp_path: Path) -> None:
-    task = task_of(tmp_path, b"id,text,label\n")
-    with pytest.raises(DataError, match="fewer than 2 rows"):
-        refuse(task, inspect(task, Table([], [], {})))
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"id": 3, "text": "", "label": "yes"}', "the column 'text' is empty"),
+        (b'{"id": 3, "text": null, "label": "yes"}', "the column 'text' is empty"),
+        (b'{"id": 3, "text": 3, "label": "yes"}', "the column 'text' holds int instead of text"),
+        (b'{"id": [3], "text": "three", "label": "yes"}', "the column 'id' holds list, which is neither"),
+        (b'{"id": null, "text": "three", "label": "yes"}', "the column 'id' is empty"),
+        (b'{"id": 3, "text": "three"}', "has no 'label'"),
+        (b'{"id": 3, "text": "three", "label": null}', "unknown label ''; the task has no, yes"),
+        (b'{"id": 3, "text": "\\ud800", "label": "yes"}', "the column 'text' holds half of a surrogate pair, "),
+        (b'{"id": 3, "text": "caf\xe9", "label": "yes"}', "is not UTF-8"),
+        (b'{"id": 3', "is not JSON: Expecting ',' delimiter: line 2 column 1 (char 9)"),
+        (b"[" * 100_000, "is not JSON: maximum recursion depth exceeded"),
+        (b"[3]", "is no JSON object"),
+        (b'{"id": 1, "text": "again", "label": "yes"}', "the id '1' is that of data.jsonl:1 too"),
+    ],
+)
+def test_a_bad_line_of_json_is_listed_with_its_reason(tmp_path: Path, line: bytes, reason: str) -> None:
+    good = b'{"id": 1, "text": "one", "label": "yes", "more": {}}\n\n'
+    table = read(task_of(tmp_path, good + line + b'\n{"id": "4", "text": "four", "label": "no"}', "data.jsonl"))
+    (bad,) = table.bad
+    assert bad.place == "data.jsonl:3"
+    assert bad.reason.startswith(reason)
+    assert [(row.id, row.place) for row in table.rows] == [("1", "data.jsonl:1"), ("4", "data.jsonl:4")]
+
+
+def test_parquet_gives_rows_by_their_number(tmp_path: Path) -> None:
+    columns = {"id": [1, 2, 3], "text": ["one", None, "three"], "label": ["yes", "no", "no"], "more": [1, 2, 3]}
+    pq.write_table(pa.table(columns), tmp_path / "made.parquet")
+    table = read(task_of(tmp_path, (tmp_path / "made.parquet").read_bytes(), "data.parquet"))
+    assert [str(row) for row in table.bad] == ["data.parquet:2: the column 'text' is empty"]
+    assert [(row.id, row.input, row.place) for row in table.rows] == [
+        ("1", "one", "data.parquet:1"), ("3", "three", "data.parquet:3"),
+    ]  # fmt: skip
+
+
+def test_a_table_that_is_none_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data.parquet: is not Parquet"):
+        read(task_of(tmp_path, b"no", "data.parquet"))
+    with pytest.raises(DataError, match=r"data files are .csv, .jsonl, .ndjson, .parquet"):
+        read(task_of(tmp_path, b"no", "data.xls"))
+    pq.write_table(pa.table({"id": ["1"], "text": ["one"]}), tmp_path / "made.parquet")
+    with pytest.raises(DataError, match=r"data.parquet: no column 'label'; there are id, text"):
+        read(task_of(tmp_path, (tmp_path / "made.parquet").read_bytes(), "data.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("said", "moment"),
+    [
+        ("2026-05-01", "2026-05-01T00:00:00.000000+00:00"),
+        ("2026-05-01T10:30:00+02:00", "2026-05-01T08:30:00.000000+00:00"),
+        ("2026-05-01T10:30:00Z", "2026-05-01T10:30:00.000000+00:00"),
+        (1777593600, "2026-05-01T00:00:00.000000+00:00"),
+        ("1777593600.5", "2026-05-01T00:00:00.500000+00:00"),
+    ],
+)
+def test_times_are_read_in_utc(tmp_path: Path, said: str | int, moment: str) -> None:
+    line = json.dumps({"id": 1, "text": "one", "label": "yes", "at": said}).encode()
+    (row,) = read(task_of(tmp_path, line, "data.jsonl", columns={"time": "at"})).rows
+    assert row.time == moment
+
+
+def test_times_of_parquet_are_read_and_what_is_no_time_is_a_bad_row(tmp_path: Path) -> None:
+    for name, values in {"dates": [date(2026, 5, 1)], "moments": [datetime(2026, 5, 1)]}.items():  # noqa: DTZ001
+        pq.write_table(pa.table({"text": ["one"], "label": ["yes"], "at": values}), tmp_path / name)
+        task = task_of(tmp_path, (tmp_path / name).read_bytes(), f"{name}.parquet", columns={"time": "at"})
+        assert read(task).rows[0].time == "2026-05-01T00:00:00.000000+00:00"
+    task = task_of(tmp_path, b"text,label,at\none,yes,yesterday\ntwo,no,\n", columns={"time": "at"})
+    assert [row.reason for row in read(task).bad] == [
+        "the column 'at' holds 'yesterday', which is no time (ISO 8601)",
+        "the column 'at' holds '', which is no time (ISO 8601)",
+    ]
+
+
+def test_conditions_groups_and_parts_are_read_where_the_task_names_them(tmp_path: Path) -> None:
+    columns = {"conditions": ["shop", "month"], "group": "user", "part": "part"}
+    content = b"text,label,shop,month,user,part\none,yes,web,5,u1,test\ntwo,no,,5,,dev\nthree,no,,,,train\n"
+    table = read(task_of(tmp_path, content, columns=columns))
+    assert [(row.conditions, row.group, row.part) for row in table.rows] == [
+        ({"shop": "web", "month": "5"}, "u1", "test"),
+        ({"shop": "", "month": ""}, None, "train"),
+    ]
+    assert [row.reason for row in table.bad] == ["unknown part 'dev'; there are train, validation, test"]

@@ -13,6 +13,7 @@ from regraft.task import Export, Task
 from regraft.versions import Artifact
 from training import artifacts
 from training.backbone import open_backbone, open_preprocessor
+from training.dataset import read_dataset
 from training.export import (
     FP32,
     Exported,
@@ -27,7 +28,7 @@ from training.network import Network
 from training.quantize import quantize
 from training.runtime import Scorer
 from training.text import TextEncoder
-from training.train import labels_of_rows, read_dataset
+from training.train import labels_of_rows
 
 
 class Bench:
@@ -38,7 +39,7 @@ class Bench:
         self.folder = folder
         self.preprocessor: TextPreprocessor = open_preprocessor(task, card)
         self.rows = read_dataset(task).parts.train[:80]
-        self.texts = [row.text for row in self.rows]
+        self.texts = [row.input for row in self.rows]
         self.encodings: list[Encoding] = self.preprocessor.encode(self.texts)
         self.truth = labels_of_rows(self.rows, task)
         network = Network(TextEncoder.load(card), labels=3, frozen=0.75, seed=0)

@@ -11,10 +11,11 @@ from regraft.errors import ConfigError
 from regraft.task import Task, Training
 from training import loop
 from training.backbone import open_backbone, open_preprocessor
+from training.dataset import read_dataset
 from training.loop import Examples, Point, Progress, epoch_batches, fit, judge, set_learning_rate
 from training.network import Network
 from training.text import TextEncoder
-from training.train import Reader, read_dataset
+from training.train import Reader
 
 
 class Bench:

@@ -31,9 +31,10 @@ from training import backbone as backbone_module
 from training import precision
 from training.backbone import open_backbone, open_preprocessor
 from training.cache import hidden_states
+from training.dataset import read_dataset
 from training.network import Network
 from training.text import TextEncoder
-from training.train import Reader, read_dataset
+from training.train import Reader
 
 SMALL = {
     "vocab_size": 60,

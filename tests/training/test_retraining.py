@@ -11,8 +11,9 @@ from regraft.history import History
 from regraft.task import Task
 from tests.training.conftest import LABELS
 from training.data import Parts, Row, same_text
+from training.dataset import Dataset, read_dataset
 from training.retraining import Material, assemble, compare_versions, frozen, objection, reviewed_rows, trained_on
-from training.train import Dataset, read_dataset, write_rows
+from training.train import write_rows
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -22,38 +23,38 @@ def row(text: str, label: str = "neutral") -> Row:
 
 
 def dataset(train: list[Row], validation: list[Row], test: list[Row]) -> Dataset:
-    return Dataset(Parts(train, validation, test), [], {"seed": 0})
+    return Dataset(Parts(train, validation, test), [], {"split_sha256": "0"})
 
 
 ORIGINAL = dataset([row("a"), row("b")], [row("v")], [row("t")])
 
 
 def test_the_newest_reviews_are_held_out_and_the_rest_joins_training() -> None:
-    material = assemble(ORIGINAL, [row(f"r{n}") for n in range(10)], set(), 0.2)
-    assert [one.text for one in material.newest] == ["r8", "r9"]
-    assert [one.text for one in material.dataset.parts.train] == ["a", "b", *(f"r{n}" for n in range(8))]
+    material = assemble(ORIGINAL, [row(f"r{n}") for n in range(10)], set(), 0.2, None)
+    assert [one.input for one in material.newest] == ["r8", "r9"]
+    assert [one.input for one in material.dataset.parts.train] == ["a", "b", *(f"r{n}" for n in range(8))]
     assert material.dataset.parts[1:] == ORIGINAL.parts[1:]
     assert material.dataset.card["reviewed"] == {"rows": 10, "trained_on": 8, "held_out": 2}
 
 
 def test_no_text_of_the_test_the_validation_or_the_newest_part_is_trained_on() -> None:
     reviews = [row("T "), row("V"), row("New"), row("r"), *(row(f"x{n}") for n in range(14)), row("new"), row("other")]
-    material = assemble(ORIGINAL, reviews, set(), 0.1)
-    assert [one.text for one in material.newest] == ["new", "other"]
-    trained = {same_text(one.text) for one in material.dataset.parts.train}
+    material = assemble(ORIGINAL, reviews, set(), 0.1, None)
+    assert [one.input for one in material.newest] == ["new", "other"]
+    trained = {same_text(one.input) for one in material.dataset.parts.train}
     assert "r" in trained
     assert not trained & {"t", "v", "new", "other"}
 
 
 def test_the_newest_part_leaves_out_what_production_was_trained_on() -> None:
-    material = assemble(ORIGINAL, [row("r1"), row("seen"), row("A"), row("fresh")], {"seen"}, 0.75)
-    assert [one.text for one in material.newest] == ["fresh"]
+    material = assemble(ORIGINAL, [row("r1"), row("seen"), row("A"), row("fresh")], {"seen"}, 0.75, None)
+    assert [one.input for one in material.newest] == ["fresh"]
 
 
 def test_a_newer_label_replaces_the_older_one_of_the_same_text() -> None:
     reviews = [row("A", "positive"), row("c", "negative"), row("C", "positive"), row("last")]
-    train = assemble(ORIGINAL, reviews, set(), 0.2).dataset.parts.train
-    assert {same_text(one.text): one.label for one in train} == {"a": "positive", "b": "neutral", "c": "positive"}
+    train = assemble(ORIGINAL, reviews, set(), 0.2, None).dataset.parts.train
+    assert {same_text(one.input): one.label for one in train} == {"a": "positive", "b": "neutral", "c": "positive"}
 
 
 def test_what_production_was_trained_on_is_read_from_its_rows(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_a_run_keeps_the_data_that_it_began_with(tmp_path: Path) -> None:
         raise AssertionError
 
     file = tmp_path / "run" / "data.json"
-    made = frozen(file, lambda: assemble(ORIGINAL, [row(f"r{n}") for n in range(10)], set(), 0.2))
+    made = frozen(file, lambda: assemble(ORIGINAL, [row(f"r{n}") for n in range(10)], set(), 0.2, None))
     assert frozen(file, must_not_be_called) == made
     assert made.newest == [row("r8"), row("r9")]
 
@@ -98,7 +99,7 @@ def test_reviewed_predictions_are_labelled_by_their_newest_review_until_the_requ
     ]
     history.write([Record("log", place, event) for place, event in enumerate(events, start=1)])
     found = reviewed_rows(history, NOON + timedelta(minutes=10), LABELS)
-    assert [(one.id, one.text, one.label) for one in found] == [
+    assert [(one.id, one.input, one.label) for one in found] == [
         ("p2", "text p2", "neutral"),
         ("p1", "text p1", "positive"),
     ]

@@ -23,7 +23,8 @@ from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import Manifest, VersionStore, read_golden
 from tests.training.conftest import LABELS, examples, write_csv, write_task
-from training.train import fine_tune, read_dataset
+from training.dataset import read_dataset
+from training.train import fine_tune
 
 REAL = Path(__file__).parents[2] / "examples" / "reviews" / "data"
 
@@ -56,7 +57,7 @@ def folder(published: tuple[Settings, Result]) -> Path:
 def test_train_says_what_it_found_and_how_good_it_got(published: tuple[Settings, Result]) -> None:
     said = published[1].output
     assert "unknown label 'no such label'" in said
-    assert "1 texts have more than one label" in said
+    assert "1 inputs have more than one label" in said
     for row in ("version first", "majority label", "TF-IDF, linear", "frozen backbone, linear"):
         assert re.search(rf"{row} +[01]\.\d+ \([01]\.\d+ to [01]\.\d+\)", said), said
     assert "version first is in production" in said
@@ -92,6 +93,20 @@ def test_check_says_the_same_and_trains_nothing(published: tuple[Settings, Resul
     assert "1 bad rows left out" in said.output
     assert re.search(r"split: \d+ train, \d+ validation, \d+ test", said.output)
     assert "bert, licence apache-2.0" in said.output
+
+
+def test_check_makes_the_split_of_a_version_again(published: tuple[Settings, Result], folder: Path) -> None:
+    said = regraft(published[0].task, "check", "--card", str(folder / "data_card.json"))
+    assert said.exit_code == 0
+    assert re.match(r"the files are those of the card, and so is the split: \d+ train, \d+ validation", said.output)
+
+
+def test_check_says_it_as_json(published: tuple[Settings, Result], tmp_path: Path) -> None:
+    said = regraft(published[0].task, "check", "--json")
+    assert (said.exit_code, json.loads(said.output)["errors"]) == (0, [])
+    failed = regraft(write_task(tmp_path, tmp_path, [("1", "a", "positive")]), "check", "--json")
+    assert failed.exit_code == 1
+    assert [error.split(" ")[0] for error in json.loads(failed.output)["errors"]][-1] == "the"
 
 
 def test_check_fails_with_a_sentence(tmp_path: Path, backbone: Path) -> None:

@@ -29,7 +29,8 @@ from regraft.settings import Settings
 from tests.training.conftest import FILLER, LABELS, examples, write_task
 from training import worker as worker_module
 from training.data import same_text
-from training.train import fine_tune, read_dataset, version_folder
+from training.dataset import read_dataset
+from training.train import fine_tune, version_folder
 from training.worker import Worker, open_worker, run_worker
 
 NEW_WORDS = {

@@ -1,0 +1,154 @@
+"""Labelled rows in three parts that share no input, no near-duplicate and no group; or pairs that leak, by name.
+
+rows -> groups of what belongs together -> (label by label, or by time) -> train, validation, test
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from regraft.task import Data
+from training.data import PARTS, Parts, Row
+from training.duplicates import Sets, similar
+
+
+class Link(NamedTuple):
+    """Two rows that belong in one part, and why."""
+
+    first: Row
+    second: Row
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.first.place} and {self.second.place}: {self.why}"
+
+
+class Groups(NamedTuple):
+    groups: list[list[Row]]
+    links: list[Link]  # enough of them to connect every group
+
+
+class Leak(NamedTuple):
+    link: Link
+    parts: tuple[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.link} ({self.parts[0]} and {self.parts[1]})"
+
+
+def grouped(rows: Sequence[Row], near_duplicates: float | None) -> Groups:
+    """Rows joined by input, by likeness or by group id, directly or by way of others."""
+    rows = sorted(rows, key=lambda row: row.id)
+    sets, links = Sets(len(rows)), []
+    for first, second, why in _belonging(rows, near_duplicates):
+        if sets.join(first, second):
+            links.append(Link(rows[first], rows[second], why))
+    groups: dict[int, list[Row]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        groups[sets.find(index)].append(row)
+    return Groups(list(groups.values()), links)
+
+
+def split(groups: Sequence[Sequence[Row]], data: Data) -> Parts:
+    """Whole groups in parts of the sizes that `data` asks for; the same for the same rows in whatever order.
+
+    At random, labels are as frequent in each part as in all; groups are taken in the order of a hash of the seed and
+    their content, so that a row that is added moves few others. By time, the newest groups are the test part and those
+    before them the validation part. Parts that the data itself names stay as they are.
+    """
+    if data.columns.part:
+        chosen = [[row for group in groups for row in group if row.part == name] for name in PARTS]
+    elif data.split == "time":
+        chosen = _by_time(groups, data)
+    else:
+        chosen = _by_label(groups, data)
+    return Parts(*(sorted(part, key=lambda row: row.id) for part in chosen))
+
+
+def leaks(links: Sequence[Link], parts: Parts) -> list[Leak]:
+    """The links that lead from one part to another. There is none if and only if no group is in two parts."""
+    where = {row.id: name for name, part in zip(PARTS, parts, strict=True) for row in part}
+    ends = ((link, where[link.first.id], where[link.second.id]) for link in links)
+    return [Leak(link, (first, second)) for link, first, second in ends if first != second]
+
+
+def _belonging(rows: Sequence[Row], near_duplicates: float | None) -> Iterator[tuple[int, int, str]]:
+    first_of: dict[tuple[str, str], int] = {}
+    for index, row in enumerate(rows):
+        for kind, key in (("the same text", row.key), ("the same group", row.group)):
+            if key and (first := first_of.setdefault((kind, key), index)) != index:
+                yield first, index, kind
+    if near_duplicates is not None:
+        places = [index for (kind, _), index in first_of.items() if kind == "the same text"]
+        for pair in similar([rows[place].key for place in places], near_duplicates):
+            yield places[pair.first], places[pair.second], f"{pair.similarity:.0%} the same text"
+
+
+def _by_time(groups: Sequence[Sequence[Row]], data: Data) -> list[list[Row]]:
+    """A group is as new as its newest row, so nothing that is trained on is newer than a group held out."""
+    train: list[Row] = []
+    validation: list[Row] = []
+    test: list[Row] = []
+    total = sum(map(len, groups))
+    newest_first = sorted(groups, key=lambda group: (max(row.time or "" for row in group), group[0].id), reverse=True)
+    for group in newest_first:
+        if len(test) < total * data.test:
+            test.extend(group)
+        elif len(validation) < total * data.validation:
+            validation.extend(group)
+        else:
+            train.extend(group)
+    return [train, validation, test]
+
+
+def _by_label(groups: Sequence[Sequence[Row]], data: Data) -> list[list[Row]]:
+    """A group joins the test part if that comes nearer to its share of each label, else validation, else train."""
+    totals = Counter(row.label for group in groups for row in group)
+    lacking = [
+        {label: round(total * share) for label, total in totals.items()} for share in (data.test, data.validation)
+    ]
+    chosen: list[list[Sequence[Row]]] = [[], [], []]  # test, validation, train
+    for group in sorted(groups, key=lambda group: _rank(group, data.seed)):
+        counts = Counter(row.label for row in group)
+        target = next((place for place in (0, 1) if _nearer(lacking[place], counts, totals)), 2)
+        chosen[target].append(group)
+        if target < 2:
+            lacking[target] = {label: n - counts[label] for label, n in lacking[target].items()}
+    _give_each_its_labels(chosen)
+    test, validation, train = ([row for group in part for row in group] for part in chosen)
+    return [train, validation, test]
+
+
+def _nearer(lacking: dict[str, int], counts: Counter[str], totals: Counter[str]) -> bool:
+    """In squared distance, each label's over its number of rows, so that rare labels count."""
+    change = sum(((lacking[label] - n) ** 2 - lacking[label] ** 2) / totals[label] for label, n in counts.items())
+    return change < 0
+
+
+def _give_each_its_labels(chosen: list[list[Sequence[Row]]]) -> None:
+    """Of a label with three groups or more, at least one is in each part: the smallest one of training moves."""
+    train = chosen[2]
+    left = Counter(_all_labels(train))
+    often = {label for label, groups in Counter(_all_labels(chosen[0] + chosen[1] + train)).items() if groups >= 3}
+    for part in chosen[:2]:
+        for label in sorted(often - set(_all_labels(part))):
+            there = [group for group in train if label in _labels(group)]
+            if spare := [group for group in there if min(left[one] for one in _labels(group)) > 1]:
+                smallest = min(spare, key=len)
+                train.remove(smallest)
+                part.append(smallest)
+                left.subtract(_labels(smallest))
+
+
+def _all_labels(groups: Sequence[Sequence[Row]]) -> Iterator[str]:
+    """Each label as often as there are groups that hold it."""
+    return (label for group in groups for label in _labels(group))
+
+
+def _labels(group: Sequence[Row]) -> set[str]:
+    return {row.label for row in group}
+
+
+def _rank(group: Sequence[Row], seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}\0{min(row.key for row in group)}".encode()).digest()
