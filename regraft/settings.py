@@ -18,8 +18,10 @@ class Settings(BaseSettings):
     log_url: str = Field(
         "", description="event log: sqlite:///path or kafka://host:port/prefix; empty: HOME/log.sqlite"
     )
-    durability: Literal["local", "broker", "relaxed"] = Field(
-        "local", description="an answer waits for: the disk of its machine, Kafka's replicas, nothing"
+    durability: Literal["local", "broker", "relaxed", "off"] = Field(
+        "local",
+        description="an answer waits for: the disk of its machine, Kafka's replicas, nothing; off: predictions are not"
+        " logged at all, and so never watched, reviewed or learned from",
     )
     versions_url: str = Field("", description="version store: a path or any fsspec URL; empty for HOME/versions")
     history_url: str = Field("", description="history: a path or any fsspec URL; empty for HOME/history")

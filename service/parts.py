@@ -50,7 +50,13 @@ class Parts:
             metrics=metrics,
             following=following,
             journal=journal,
-            predictor=Predictor(task, following, journal, metrics, wait_for_log=settings.durability != "relaxed"),
+            predictor=Predictor(
+                task,
+                following,
+                journal if settings.durability != "off" else None,
+                metrics,
+                wait_for_log=settings.durability != "relaxed",
+            ),
             feedback=FeedbackBox(task, journal, metrics),
         )
 

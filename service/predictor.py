@@ -55,8 +55,9 @@ class Answer:
 
 class Predictor:
     def __init__(
-        self, task: Task, following: Following, journal: Journal, metrics: Metrics, *, wait_for_log: bool = True
+        self, task: Task, following: Following, journal: Journal | None, metrics: Metrics, *, wait_for_log: bool = True
     ) -> None:
+        """Without a journal predictions are answered and forgotten."""
         self._wait_for_log = wait_for_log
         self._timeout = task.serving.timeout_seconds
         self._audit = task.audit
@@ -113,6 +114,8 @@ class Predictor:
         return Answer(predictions, model.labels, logged)
 
     async def _log(self, predictions: Sequence[PredictionMade]) -> bool | None:
+        if self._journal is None:
+            return False
         if not self._wait_for_log:
             self._journal.submit(predictions).add_done_callback(
                 lambda logged: self._count_unlogged(predictions, logged.result())

@@ -72,7 +72,8 @@ class PredictionAnswer(BaseModel):
     version: str
     arm: Literal["production", "candidate"]
     logged: bool | None = Field(
-        description="false: the event log did not take the prediction, nothing else is wrong with it;"
+        description="false: the event log did not take the prediction, or was not to (durability `off`); nothing else"
+        " is wrong with it;"
         " null: with the durability `relaxed`, where the answer does not wait for the log"
     )
     trace_id: str | None = Field(description="trace id of the request's traceparent header")

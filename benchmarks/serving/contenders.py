@@ -1,6 +1,6 @@
-"""The servers, each started as its users start it: a command, its environment, and the protocols it answers.
+"""The servers, each started as its users start it: a command, its environment, and the ways in which it is asked.
 
-To add one: a file in servers/, a line in OTHERS, and a line in wire.PROTOCOLS when it speaks another JSON.
+To add one: a file in servers/, a line in OTHERS, and an entry in load.WIRES when it speaks another JSON.
 """
 
 import json
@@ -13,107 +13,138 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
-from benchmarks.serving.load import Job, Outcome
-from benchmarks.serving.material import ROOT, TASK, VERSION, VERSIONS, WORK
-from benchmarks.serving.wire import PROTOCOLS
+from benchmarks.serving.load import WIRES, Job, Outcome
+from benchmarks.serving.material import ROOT, TASK, VERSION, VERSIONS, WORK, Expected
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 15.0
 OURS = ROOT / ".venv" / "bin"
 THEIRS = WORK / "venv" / "bin"
 SERVERS = "benchmarks.serving.servers"
+REGRAFT_PROTOCOLS = {"http": "native", "oip-http": "oip json", "oip-http-binary": "oip binary", "oip-grpc": "oip grpc"}
+Command = Sequence[str | Path]
+
+
+class Ports(NamedTuple):
+    http: int
+    grpc: int
 
 
 @dataclass(frozen=True)
 class Contender:
-    """`command` gets the port and a folder that is thrown away afterwards. `protocols` are names in wire.PROTOCOLS."""
+    """`command` gets the ports and a folder that is thrown away afterwards; `prepare` is run before it, to its end.
+    `protocols`: names for the table, each with one of load.WIRES. With `broker`, a Kafka of its own runs beside it."""
 
     server: str
-    command: Callable[[int, Path], Sequence[str | Path]]
-    protocols: Sequence[str]
+    command: Callable[[Ports, Path], Command]
+    protocols: Mapping[str, str]
     logging: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[Path], Command] | None = None
+    broker: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.server} ({self.logging})" if self.logging else self.server
 
-
-def regraft(logging: str, log_url: str = "") -> Contender:
-    """`logging` is a value of REGRAFT_DURABILITY; `broker` needs the `log_url` of a log on Kafka."""
-    environment = {"REGRAFT_VERSIONS_URL": str(VERSIONS), "REGRAFT_DURABILITY": logging, "REGRAFT_LOG_URL": log_url}
-    return Contender("regraft", partial(_regraft_command, environment), ("HTTP /predict",), logging, environment)
+    @property
+    def must_log(self) -> bool:
+        return self.logging in ("local", "broker")
 
 
-def _regraft_command(environment: Mapping[str, str], port: int, home: Path) -> Sequence[str | Path]:
-    """The command line itself; the version is put into production first, if it is not there from the last time."""
-    command: list[str | Path] = [OURS / "regraft", "--task", TASK, "--home", home]
-    around = os.environ | environment
-    release = subprocess.run([*command, "release", "show"], env=around, check=True, stdout=subprocess.PIPE)
-    if json.loads(release.stdout)["production"] != VERSION:
-        subprocess.run([*command, "release", "promote", VERSION], env=around, check=True, stdout=subprocess.DEVNULL)
-    return ["env", f"REGRAFT_PORT={port}", "REGRAFT_GRPC_PORT=0", *command, "serve"]
+def regraft(logging: str, protocols: Sequence[str]) -> Contender:
+    """`logging` is a value of REGRAFT_DURABILITY."""
+    return Contender(
+        "regraft",
+        lambda ports, home: [
+            *("env", f"REGRAFT_PORT={ports.http}", f"REGRAFT_GRPC_PORT={ports.grpc}"),
+            *(OURS / "regraft", "--task", TASK, "--home", home, "serve"),
+        ],
+        {name: REGRAFT_PROTOCOLS[name] for name in protocols},
+        logging,
+        {"REGRAFT_VERSIONS_URL": str(VERSIONS), "REGRAFT_DURABILITY": logging},
+        lambda home: [OURS / "regraft", "--task", TASK, "--home", home, "release", "promote", VERSION],
+        broker=logging == "broker",
+    )
 
 
 OTHERS = (
     Contender(
         "fastapi",
-        lambda port, _: [
-            *(THEIRS / "uvicorn", f"{SERVERS}.fastapi_app:app", "--port", str(port)),
+        lambda ports, _: [
+            *(THEIRS / "uvicorn", f"{SERVERS}.fastapi_app:app", "--port", str(ports.http)),
             *("--workers", "2", "--no-access-log", "--log-level", "warning"),
         ],
-        ("HTTP",),
+        {"http": "plain"},
     ),
     Contender(
         "bentoml",
-        lambda port, _: [THEIRS / "bentoml", "serve", f"{SERVERS}.bentoml_service:Reviews", "--port", str(port)],
-        ("HTTP, batch of one",),
+        lambda ports, _: [THEIRS / "bentoml", "serve", f"{SERVERS}.bentoml_service:Reviews", "--port", str(ports.http)],
+        {"http": "batch of one"},
         environment={"BENTOML_DO_NOT_TRACK": "true"},
     ),
     Contender(
         "litserve",
-        lambda port, _: [THEIRS / "python", "-m", f"{SERVERS}.litserve_api", str(port)],
-        ("HTTP",),
+        lambda ports, _: [THEIRS / "python", "-m", f"{SERVERS}.litserve_api", str(ports.http)],
+        {"http": "plain"},
     ),
     Contender(
         "mosec",
-        lambda port, _: [
-            *(THEIRS / "python", "-m", f"{SERVERS}.mosec_worker", "--port", str(port)),
+        lambda ports, _: [
+            *(THEIRS / "python", "-m", f"{SERVERS}.mosec_worker", "--port", str(ports.http)),
             *("--address", "127.0.0.1", "--log-level", "warning"),
         ],
-        ("HTTP /inference",),
+        {"http": "inference"},
     ),
 )
-ECHO = Contender("echo", lambda port, _: [THEIRS / "python", "-m", f"{SERVERS}.echo", str(port)], ("HTTP",))
-
-
-def contenders(logging: Sequence[str] = ("local",), log_url: str = "") -> list[Contender]:
-    return [*(regraft(one, log_url if one == "broker" else "") for one in logging), *OTHERS]
+ECHO = Contender(
+    "echo", lambda ports, _: [THEIRS / "python", "-m", f"{SERVERS}.echo", str(ports.http)], {"http": "plain"}
+)
 
 
 @dataclass(frozen=True)
 class Server:
-    port: int
+    contender: Contender
+    ports: Ports
     pid: int
+    broker_pid: int | None = None
 
     def cpu_seconds(self) -> float:
         """Processor time that its processes have taken so far."""
-        parent = psutil.Process(self.pid)
-        times = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
-        return float(sum(one.user + one.system for one in times))
+        return _cpu_seconds(self.pid)
+
+    def broker_cpu_seconds(self) -> float | None:
+        return None if self.broker_pid is None else _cpu_seconds(self.broker_pid)
+
+    def ask(self, wire: str, concurrency: int, expected: Expected, **more: float) -> Outcome:
+        """Lets the load generator do it, in a process of its own; `more` as in Job."""
+        port = self.ports.grpc if "grpc" in wire else self.ports.http
+        texts = asdict(expected)
+        job = Job(port, wire, concurrency, **texts, logged=self.contender.must_log, **more)  # type: ignore[arg-type]
+        command = [sys.executable, "-m", "benchmarks.serving.load"]
+        done = subprocess.run(
+            command, cwd=ROOT, input=json.dumps(asdict(job)).encode(), stdout=subprocess.PIPE, check=True
+        )
+        return Outcome(**json.loads(done.stdout))
+
+
+def _cpu_seconds(pid: int) -> float:
+    parent = psutil.Process(pid)
+    times = [process.cpu_times() for process in (parent, *parent.children(recursive=True))]
+    return float(sum(one.user + one.system for one in times))
 
 
 @contextmanager
 def running(contender: Contender, probe: str) -> Iterator[Server]:
     """The server, once it has answered `probe`. All its processes are gone afterwards."""
-    port, home = _free_port(), Path(tempfile.mkdtemp(prefix="home-", dir=WORK))
+    ports, home = Ports(_free_port(), _free_port()), Path(tempfile.mkdtemp(prefix="home-", dir=WORK))
     environment = os.environ | {
         "MODEL_FOLDER": str(VERSIONS / VERSION),
         "PYTHONPATH": str(ROOT),
@@ -122,40 +153,60 @@ def running(contender: Contender, probe: str) -> Iterator[Server]:
         "TOKENIZERS_PARALLELISM": "false",
         **contender.environment,
     }
-    output = home / "output.txt"
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        broker = None
+        if contender.broker:
+            port = _free_port()
+            command: Command = [ROOT / "scripts" / "kafka", "--port", str(port), "--data", home / "kafka"]
+            broker = stack.enter_context(_process(command, environment, home / "kafka.txt"))
+            _wait(broker, lambda: _listens(port), home / "kafka.txt")
+            environment["REGRAFT_LOG_URL"] = f"kafka://127.0.0.1:{port}/benchmark"
+        if contender.prepare:
+            subprocess.run(contender.prepare(home), env=environment, check=True, stdout=subprocess.DEVNULL)
+        output = home / "output.txt"
+        server = stack.enter_context(_process(contender.command(ports, home), environment, output))
+        _wait(server, lambda: _answers(contender, ports, probe), output)
+        yield Server(contender, ports, server.pid, broker.pid if broker else None)
+
+
+@contextmanager
+def _process(command: Command, environment: Mapping[str, str], output: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=stream, stderr=stream, start_new_session=True
+        )
     try:
-        command = contender.command(port, home)
-        with output.open("wb") as stream:
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=stream, stderr=stream, start_new_session=True
-            )
-        try:
-            _wait(process, contender, port, probe, output)
-            yield Server(port, process.pid)
-        finally:
-            _stop(process)
+        yield process
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        _stop(process)
 
 
-def _wait(process: subprocess.Popen[bytes], contender: Contender, port: int, probe: str, output: Path) -> None:
-    protocol = PROTOCOLS[contender.protocols[0]]
+def _wait(process: subprocess.Popen[bytes], ready: Callable[[], bool], output: Path) -> None:
     until = time.monotonic() + READY_SECONDS
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            break
-        with suppress(OSError, ValueError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.sendall(protocol.request(probe))
-            buffer = bytearray()
-            while data := connection.recv(65536):
-                buffer += data
-                reply = protocol.take(buffer)
-                if reply and reply.ok:
-                    return
-                if reply:
-                    break
+    while time.monotonic() < until and process.poll() is None:
+        if ready():
+            return
         time.sleep(0.2)
-    raise RuntimeError(f"{contender.name} does not answer:\n{output.read_text(errors='replace')[-3000:]}")
+    raise RuntimeError(f"{process.args!r} does not answer:\n{output.read_text(errors='replace')[-3000:]}")
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+def _answers(contender: Contender, ports: Ports, probe: str) -> bool:
+    """The first of its protocols is HTTP for all."""
+    wire = WIRES[next(iter(contender.protocols.values()))]
+    with suppress(OSError), socket.create_connection(("127.0.0.1", ports.http), timeout=5) as connection:
+        talk = wire.talk()
+        connection.sendall(talk.ask(wire.prepare(probe)))
+        while data := connection.recv(65536):
+            if reply := talk.take(data):
+                return reply.ok
+    return False
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -179,11 +230,3 @@ def _free_port() -> int:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]
         return port
-
-
-def ask(job: Job) -> Outcome:
-    """Lets the load generator do `job`, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.serving.load"]
-    given = json.dumps(asdict(job)).encode()
-    done = subprocess.run(command, cwd=ROOT, input=given, stdout=subprocess.PIPE, check=True)
-    return Outcome(**json.loads(done.stdout))

@@ -11,21 +11,32 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.serving.wire import PROTOCOLS, Answered, Http, Reply
+from benchmarks.serving.figures import quantile
+from benchmarks.serving.oip_wire import OIP_BINARY, OIP_GRPC, OIP_JSON
+from benchmarks.serving.wire import BATCH_OF_ONE, INFERENCE, NATIVE, PLAIN, Answered, Reply, Wire
 
+WIRES: Mapping[str, Wire] = {
+    "plain": PLAIN,
+    "batch of one": BATCH_OF_ONE,
+    "inference": INFERENCE,
+    "native": NATIVE,
+    "oip json": OIP_JSON,
+    "oip binary": OIP_BINARY,
+    "oip grpc": OIP_GRPC,
+}
 PATIENCE_SECONDS = 20.0  # without any answer at all
 
 
 @dataclass(frozen=True)
 class Job:
-    """`labels` and `probabilities` are the right answers to `texts`."""
+    """`labels` and `probabilities` are the right answers to `texts`; `logged`: an answer must say that it is."""
 
     port: int
-    protocol: str
+    wire: str
     concurrency: int
     texts: Sequence[str]
     labels: Sequence[str]
@@ -34,6 +45,7 @@ class Job:
     warm_seconds: float = 0.0
     tolerance: float = 1e-3
     limit: int = 0  # requests in all; 0: as many as the time allows
+    logged: bool = False
 
 
 @dataclass
@@ -54,27 +66,29 @@ class Outcome:
 
 
 class Connection:
-    def __init__(self, port: int, protocol: Http) -> None:
-        self._protocol = protocol
+    def __init__(self, port: int, wire: Wire) -> None:
+        self._talk = wire.talk()
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
-        self._buffer = bytearray()
+        self.socket.send(self._talk.opening())
         self.index = 0
         self.started = 0.0
 
-    def send(self, index: int, request: bytes) -> None:
+    def send(self, index: int, question: bytes) -> None:
         self.index = index
         self.started = time.perf_counter()
-        self.socket.send(request)  # smaller than any socket's buffer
+        self.socket.send(self._talk.ask(question))  # smaller than any socket's buffer
 
     def receive(self) -> Reply | None:
         """Raises ConnectionError when the server has hung up."""
         data = self.socket.recv(65536)
         if not data:
             raise ConnectionResetError("the server closed the connection")
-        self._buffer += data
-        return self._protocol.take(self._buffer)
+        reply = self._talk.take(data)
+        if owed := self._talk.owed():
+            self.socket.send(owed)
+        return reply
 
 
 class Record:
@@ -92,8 +106,8 @@ class Generator:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._protocol = PROTOCOLS[job.protocol]
-        self._requests = [self._protocol.request(text) for text in job.texts]
+        self._wire = WIRES[job.wire]
+        self._questions = [self._wire.prepare(text) for text in job.texts]
         self._selector = selectors.DefaultSelector()
         self.sent = 0
         self._record = Record()
@@ -126,16 +140,16 @@ class Generator:
         return not warm or seconds < self._job.seconds
 
     def _connect(self) -> None:
-        connection = Connection(self._job.port, self._protocol)
+        connection = Connection(self._job.port, self._wire)
         self._selector.register(connection.socket, selectors.EVENT_READ, connection)
         self._send(connection)
 
     def _send(self, connection: Connection) -> None:
         if self._job.limit and self.sent >= self._job.limit:
             return
-        index = self.sent % len(self._requests)
+        index = self.sent % len(self._questions)
         self.sent += 1
-        connection.send(index, self._requests[index])
+        connection.send(index, self._questions[index])
 
     def _receive(self, connection: Connection) -> None:
         try:
@@ -156,10 +170,12 @@ class Generator:
 def judge(job: Job, record: Record, seconds: float, own_cpu_seconds: float) -> Outcome:
     outcome = Outcome(seconds=seconds, own_cpu_seconds=own_cpu_seconds, failed=len(record.failures))
     outcome.failures = record.failures[:3]
-    latencies, protocol = [], PROTOCOLS[job.protocol]
+    latencies, wire = [], WIRES[job.wire]
     for index, reply, latency in zip(record.indices, record.replies, record.latencies, strict=True):
         try:
-            answer = protocol.read(reply)
+            answer = wire.read(reply)
+            if job.logged and not answer.logged:
+                raise ValueError("answered without being logged")  # noqa: TRY301
         except (ValueError, KeyError, IndexError, TypeError) as error:
             outcome.failed += 1
             outcome.failures = [*outcome.failures, f"{type(error).__name__} {error}: {reply.body[:200]!r}"][:3]
@@ -168,9 +184,7 @@ def judge(job: Job, record: Record, seconds: float, own_cpu_seconds: float) -> O
         _compare(job, index, answer, outcome)
     outcome.answered = len(latencies)
     if latencies:
-        latencies.sort()
-        outcome.p50_ms = latencies[len(latencies) // 2]
-        outcome.p99_ms = latencies[int(len(latencies) * 0.99)]
+        outcome.p50_ms, outcome.p99_ms = quantile(latencies, 0.5), quantile(latencies, 0.99)
     return outcome
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import onnxruntime
 
+from benchmarks.serving.figures import Limit, quantile
 from regraft.preprocessing import Encoding, TextPreprocessor
 from regraft.versions import VersionStore
 
@@ -37,6 +38,9 @@ class Expected:
     labels: list[str]
     probabilities: list[list[float]]
 
+    def first(self, count: int) -> "Expected":
+        return Expected(self.texts[:count], self.labels[:count], self.probabilities[:count])
+
 
 class Raw:
     """ONNX Runtime in this process, two sessions of one thread each, with nothing around it."""
@@ -59,10 +63,9 @@ class Raw:
             for _ in range(SESSIONS)
         ]
 
-    def texts_per_second(self, encodings: Sequence[Encoding], seconds: float) -> tuple[float, float]:
-        """The limit: batches of 8 over all `encodings` sorted by length, tensors made beforehand, for `seconds`.
-
-        And the processor seconds for each text."""
+    def limit(self, encodings: Sequence[Encoding], texts: Sequence[str], seconds: float) -> Limit:
+        """Two measurements of `seconds` each: batches of 8 over all `encodings` sorted by length, tensors made
+        beforehand, in both sessions; then `texts` one by one in one session, from text to probabilities."""
         ordered = sorted(encodings, key=lambda encoding: encoding.length)
         batches = [self.preprocessor.collate(ordered[start : start + BATCH]) for start in range(0, len(ordered), BATCH)]
         random.Random(SEED).shuffle(batches)  # so that the time may end anywhere
@@ -73,10 +76,12 @@ class Raw:
                 for place, session in enumerate(self._sessions)
             ]
             done = sum(run.result() for run in runs)
-        return done / seconds, (time.process_time() - cpu) / done
+        cpu_ms = (time.process_time() - cpu) / done * 1000
+        taken = self._one_by_one_ms(texts, seconds)
+        p50, p99 = quantile(taken, 0.5), quantile(taken, 0.99)
+        return Limit(done / seconds, cpu_ms, p50, p99, 1000 * len(taken) / sum(taken))
 
-    def one_by_one_ms(self, texts: Sequence[str], seconds: float) -> list[float]:
-        """How long each took from text to probabilities on one thread, sorted."""
+    def _one_by_one_ms(self, texts: Sequence[str], seconds: float) -> list[float]:
         taken, until = [], time.perf_counter() + seconds
         for text in texts:
             started = time.perf_counter()
@@ -84,7 +89,7 @@ class Raw:
                 break
             self._alone(self._sessions[0], text)
             taken.append((time.perf_counter() - started) * 1000)
-        return sorted(taken)
+        return taken
 
     def answers(self, texts: Sequence[str]) -> Expected:
         with ThreadPoolExecutor(SESSIONS) as threads:

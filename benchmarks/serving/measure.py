@@ -1,191 +1,166 @@
 """Texts a second and latency of every server, beside the limit: ONNX Runtime alone on the same processors.
 
-In each round: the limit, then every server at every concurrency, one server at a time, in an order that turns from
-round to round. Ratios are taken within a round; what is shown are medians over the rounds.
+In each round every server at every concurrency, one server at a time, in an order that turns from round to round. The
+limit is measured before and after each protocol of each server, and its figures are held against the mean of the two,
+so that it matters little when the machine is slower for a while. What is shown are medians over the rounds.
 """
 
 import argparse
 import json
 import os
-import statistics
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.serving.contenders import ECHO, Contender, Server, ask, contenders, running
-from benchmarks.serving.load import Job, Outcome
+from benchmarks.serving.contenders import ECHO, OTHERS, REGRAFT_PROTOCOLS, Contender, Server, regraft, running
+from benchmarks.serving.figures import Limit, Row, between, held_against, show, summary
 from benchmarks.serving.material import SESSIONS, Expected, Raw, texts
+from benchmarks.serving.neighbours import HEAD, compared
 
-CONCURRENCIES = (1, 8, 32, 64)
-WARM_SECONDS = 1.0
 QUIET_LOAD = 0.3  # of other programs, before the start
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table.
+class Clock:
+    """Seconds of each measurement, of the warm-up before it, and of each measurement of the limit."""
 
-    `cpu_ms` is processor time of the server's processes for each text, which other programs on the machine disturb
-    least; `generator_cpu` is the share of one processor that the load generator took.
-    """
+    seconds: float
+    warm: float
+    limit: float
 
-    server: str
-    protocol: str
-    logging: str
-    concurrency: int
-    texts_per_s: float
-    ratio: float
-    p50_ms: float = 0.0
-    p99_ms: float = 0.0
-    cpu_ms: float = 0.0
-    answered: int = 0
-    failed: int = 0
-    wrong: int = 0
-    generator_cpu: float = 0.0
+
+class Bench:
+    """What every measurement needs, and the limit as it was last."""
+
+    def __init__(self, clock: Clock, concurrencies: Sequence[int]) -> None:
+        self._clock = clock
+        self._concurrencies = concurrencies
+        self._raw, asked = Raw(), texts()
+        _say(f"asking ONNX Runtime for the right answers to {len(asked)} texts ({self._raw.precision})")
+        self.expected = self._raw.answers(asked)
+        self._encodings = self._raw.preprocessor.encode(asked)
+        self._limit = self._measure_limit()
+
+    def rows(self, server: Server) -> Iterator[Row]:
+        """All that is measured of one server; the limit, each time it was measured, in rows of its own."""
+        for protocol, wire in server.contender.protocols.items():
+            server.ask(wire, 8, self.expected, seconds=2 * self._clock.warm)
+            rows = [self._row(server, protocol, wire, concurrency) for concurrency in self._concurrencies]
+            before, self._limit = self._limit, self._measure_limit()
+            limit = between(before, self._limit)
+            yield from (held_against(row, limit) for row in rows)
+            yield from _rows_of(limit)
+
+    def _row(self, server: Server, protocol: str, wire: str, concurrency: int) -> Row:
+        before, broker = server.cpu_seconds(), server.broker_cpu_seconds()
+        outcome = server.ask(
+            wire, concurrency, self.expected, seconds=self._clock.seconds, warm_seconds=self._clock.warm
+        )
+        cpu, broker_after = server.cpu_seconds() - before, server.broker_cpu_seconds()
+        for failure in outcome.failures:
+            _say(f"{server.contender.name}: {failure}")
+        sent, answered = max(outcome.sent, 1), max(outcome.answered, 1)
+        return Row(
+            server=server.contender.server,
+            protocol=protocol,
+            logging=server.contender.logging,
+            concurrency=concurrency,
+            texts_per_s=outcome.answered / outcome.seconds,
+            ratio=0.0,
+            p50_ms=outcome.p50_ms,
+            p99_ms=outcome.p99_ms,
+            cpu_ms=cpu / sent * 1000,
+            client_cpu_ms=outcome.own_cpu_seconds / answered * 1000,
+            broker_cpu_ms=(broker_after - broker) / sent * 1000 if broker is not None and broker_after else None,
+            answered=outcome.answered,
+            failed=outcome.failed,
+            wrong=outcome.wrong,
+        )
+
+    def _measure_limit(self) -> Limit:
+        return self._raw.limit(self._encodings, self.expected.texts, self._clock.limit)
 
 
 def main() -> None:
     options = _options()
+    started = time.monotonic()
     load = os.getloadavg()[0]
     if load > QUIET_LOAD:
         _say(f"this machine is busy (load {load:.1f}): trust the ratios more than the figures, and neither much")
-    raw, asked = Raw(), texts()
-    _say(f"asking ONNX Runtime for the right answers to {len(asked)} texts ({raw.precision})")
-    expected = raw.answers(asked)
-    chosen = [
-        one
-        for one in contenders(options.logging, options.kafka)
-        if not options.servers or one.server in options.servers
-    ]
+    chosen = [one for one in _contenders(options) if not options.only or one.server in options.only]
+    bench = Bench(Clock(options.seconds, min(options.seconds / 2, 1.0), min(options.seconds, 2.0)), options.concurrency)
     rows: list[Row] = []
+    neighbours: list[str] = []
     for number in range(options.rounds):
-        alone, most = _limit(raw, asked, options.seconds)
-        rows += alone, most
         turn = number % max(len(chosen), 1)
         for contender in [*chosen[turn:], *chosen[:turn]]:
             _say(f"round {number + 1} of {options.rounds}: {contender.name}")
-            rows += _measure(contender, expected, most.texts_per_s, options)
-    _measure_generator(expected)
-    table = summary(rows)
+            with running(contender, bench.expected.texts[0]) as server:
+                rows += bench.rows(server)
+                if number == 0 and not options.only and contender.logging in ("", "local"):
+                    neighbours += compared(server, bench.expected)
+    table = sorted(summary(rows), key=lambda row: row.protocol != "in process")
     print("\n".join(show(table)))
+    if neighbours:
+        print("\n".join(["", *HEAD, *neighbours]))
+    print(f"\n{_generator(bench.expected)}")
+    _say(f"measured in {time.monotonic() - started:.0f} seconds")
     if options.json:
         options.json.write_text("".join(json.dumps(asdict(row)) + "\n" for row in table))
     if any(row.failed or row.wrong for row in table if row.server == "regraft"):
         sys.exit("regraft failed or answered wrongly")
 
 
-def _limit(raw: Raw, asked: Sequence[str], seconds: float) -> tuple[Row, Row]:
-    """One text after the other, and the most that can be done."""
-    encodings = raw.preprocessor.encode(asked)
-    raw.texts_per_second(encodings, WARM_SECONDS)
-    limit, cpu = raw.texts_per_second(encodings, seconds)
-    taken = raw.one_by_one_ms(asked, seconds)
-    alone = 1000 * len(taken) / sum(taken)
-    p50, p99 = taken[len(taken) // 2], taken[int(len(taken) * 0.99)]
+def _contenders(options: argparse.Namespace) -> list[Contender]:
+    """The other protocols are measured with the logging that is the default, unless they are asked for."""
+    quick = [name for name in REGRAFT_PROTOCOLS if name != "oip-http-binary"]
+    every = quick if options.quick else list(REGRAFT_PROTOCOLS)
+    return [
+        *(regraft(one, options.protocol or (every if one == "local" else ["http"])) for one in options.logging),
+        *OTHERS,
+    ]
+
+
+def _rows_of(limit: Limit) -> tuple[Row, Row]:
+    alone, most = limit.alone_per_s, limit.texts_per_s
+    p50, p99 = limit.alone_p50_ms, limit.alone_p99_ms
     return (
-        Row("ONNX Runtime, one by one", "in process", "", 1, alone, alone / limit, p50, p99),
-        Row("ONNX Runtime, sorted by 8", "in process", "", SESSIONS, limit, 1.0, cpu_ms=cpu * 1000),
+        Row("ONNX Runtime, sorted by 8", "in process", "", SESSIONS, most, 1.0, cpu_ms=limit.cpu_ms, cpu_ratio=1.0),
+        Row("ONNX Runtime, one by one", "in process", "", 1, alone, alone / most, p50, p99),
     )
 
 
-def _measure(contender: Contender, expected: Expected, limit: float, options: argparse.Namespace) -> Iterator[Row]:
-    with running(contender, expected.texts[0]) as server:
-        for protocol in contender.protocols:
-            _ask(server, protocol, 8, 2 * WARM_SECONDS, expected)
-            for concurrency in options.concurrency:
-                outcome, cpu = _ask(server, protocol, concurrency, options.seconds, expected)
-                for failure in outcome.failures:
-                    _say(f"{contender.name}: {failure}")
-                speed = outcome.answered / outcome.seconds
-                yield Row(
-                    server=contender.server,
-                    protocol=protocol,
-                    logging=contender.logging,
-                    concurrency=concurrency,
-                    texts_per_s=speed,
-                    ratio=speed / limit,
-                    p50_ms=outcome.p50_ms,
-                    p99_ms=outcome.p99_ms,
-                    cpu_ms=cpu * 1000,
-                    answered=outcome.answered,
-                    failed=outcome.failed,
-                    wrong=outcome.wrong,
-                    generator_cpu=outcome.own_cpu_seconds / outcome.seconds,
-                )
-
-
-def _ask(server: Server, protocol: str, concurrency: int, seconds: float, expected: Expected) -> tuple[Outcome, float]:
-    """What came of it, and the processor seconds of the server for each text, those of the warm-up included."""
-    before = server.cpu_seconds()
-    job = Job(server.port, protocol, concurrency, **asdict(expected), seconds=seconds, warm_seconds=WARM_SECONDS)
-    outcome = ask(job)
-    return outcome, (server.cpu_seconds() - before) / max(outcome.sent, 1)
-
-
-def _measure_generator(expected: Expected) -> None:
+def _generator(expected: Expected) -> str:
     with running(ECHO, expected.texts[0]) as server:
-        outcome, _ = _ask(server, "HTTP", 64, 2.0, expected)
-    cost = outcome.own_cpu_seconds / outcome.answered * 1e6
-    print(
-        f"The load generator costs {cost:.0f} microseconds of processor time a request, and reached"
-        f" {outcome.answered / outcome.seconds:,.0f} requests a second against a server that does nothing.\n"
+        outcome = server.ask("plain", 64, expected, seconds=2.0)
+    return (
+        f"The load generator reached {outcome.answered / outcome.seconds:,.0f} requests a second against a server that"
+        f" does nothing, at {outcome.own_cpu_seconds / outcome.answered * 1e6:.0f} microseconds of processor time each."
     )
-
-
-def summary(rows: Sequence[Row]) -> list[Row]:
-    """One row a server, protocol, logging and concurrency: medians of figures, sums of counts."""
-    groups: dict[tuple[str, str, str, int], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.server, row.protocol, row.logging, row.concurrency), []).append(row)
-    return [_middle(group) for group in groups.values()]
-
-
-def _middle(group: Sequence[Row]) -> Row:
-    figures = ("texts_per_s", "ratio", "p50_ms", "p99_ms", "cpu_ms", "generator_cpu")
-    counts = ("answered", "failed", "wrong")
-    medians = {name: statistics.median(getattr(row, name) for row in group) for name in figures}
-    sums = {name: sum(getattr(row, name) for row in group) for name in counts}
-    return replace(group[0], **medians, **sums)
-
-
-COLUMNS = (
-    *("server", "protocol", "logging", "concurrency", "texts/s", "of the limit"),
-    *("p50 ms", "p99 ms", "CPU ms a text", "failed", "wrong"),
-)
-
-
-def show(table: Sequence[Row]) -> Iterator[str]:
-    yield _line(COLUMNS)
-    yield _line(["---"] * 3 + ["--:"] * (len(COLUMNS) - 3))
-    for row in table:
-        milliseconds = (f"{value:.2f}" if value else "" for value in (row.p50_ms, row.p99_ms, row.cpu_ms))
-        names = (row.server, row.protocol, row.logging, str(row.concurrency))
-        speed = (f"{row.texts_per_s:,.0f}", f"{row.ratio:.2f}")
-        yield _line([*names, *speed, *milliseconds, str(row.failed), str(row.wrong)])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/serving/run", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="two short rounds, under five minutes")
-    parser.add_argument("--rounds", type=int, help="default 5, quick 2")
-    parser.add_argument("--seconds", type=float, help="of each measurement; default 8, quick 2")
-    parser.add_argument("--concurrency", type=_numbers, default=CONCURRENCIES, help="such as 1,64")
-    parser.add_argument("--servers", type=_names, default=(), help="only these, such as regraft,fastapi")
-    parser.add_argument(
-        "--logging", type=_names, default=("local",), help="durabilities of Regraft, such as local,broker"
-    )
-    parser.add_argument("--kafka", default="", help="for broker: the log's address, kafka://host:port/prefix")
+    parser.add_argument("--quick", action="store_true", help="one short round, under five minutes")
+    parser.add_argument("--only", type=_names, default=(), help="these servers, one round, such as regraft,fastapi")
+    parser.add_argument("--protocol", type=_names, default=(), help=f"of Regraft: {','.join(REGRAFT_PROTOCOLS)}")
+    parser.add_argument("--logging", type=_names, default=_loggings(), help="of Regraft: off,local,broker,relaxed")
+    parser.add_argument("--concurrency", type=_numbers, default=(1, 8, 32, 64), help="such as 1,64")
+    parser.add_argument("--rounds", type=int, help="default 5; 1 with --quick or --only")
+    parser.add_argument("--seconds", type=float, help="of each measurement; default 8, with --quick 1.5")
     parser.add_argument("--json", type=Path, help="write one JSON object a row here")
     options = parser.parse_args()
-    options.rounds = options.rounds or (2 if options.quick else 5)
-    options.seconds = options.seconds or (2.0 if options.quick else 8.0)
+    options.rounds = options.rounds or (1 if options.quick or options.only else 5)
+    options.seconds = options.seconds or (1.5 if options.quick else 8.0)
     return options
+
+
+def _loggings() -> tuple[str, ...]:
+    """`broker` where there is a Java for it."""
+    return ("local", "off", "broker") if shutil.which("java") else ("local", "off")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

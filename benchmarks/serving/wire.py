@@ -1,18 +1,21 @@
-"""How a text is asked and an answer read, as bytes on a connection: one Protocol each way of asking.
+"""How a text is asked and an answer read, as bytes on a connection: one Wire for each way of asking.
 
-text -> `request` -> bytes, made before the clock runs.  bytes that came -> `take` -> a whole answer or None.
-Reply -> `read` -> label and probabilities, after the clock has stopped.
+text -> `prepare` -> a question, made before the clock runs -> Talk.ask -> bytes.  bytes that came -> Talk.take ->
+a whole answer or None.  Reply -> `read` -> label and probabilities, after the clock has stopped.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 
 class Answered(NamedTuple):
+    """`logged` where the server says so."""
+
     label: str
     probabilities: list[float]
+    logged: bool | None = None
 
 
 class Reply(NamedTuple):
@@ -22,44 +25,97 @@ class Reply(NamedTuple):
     body: bytes
 
 
-@dataclass(frozen=True)
-class Http:
-    """JSON over HTTP/1.1, the connection kept alive."""
+class Talk(Protocol):
+    """One connection, on which the next question is asked when the last is answered."""
 
-    path: str
-    ask: Callable[[str], Any]
-    parse: Callable[[Any], Answered]
+    def opening(self) -> bytes:
+        """What is said before the first question."""
 
-    def request(self, text: str) -> bytes:
-        body = json.dumps(self.ask(text)).encode()
-        head = (
-            f"POST {self.path} HTTP/1.1\r\nhost: 127.0.0.1\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+    def ask(self, question: bytes) -> bytes:
+        """How `question` goes over this connection."""
 
-    def take(self, buffer: bytearray) -> Reply | None:
-        """The answer that `buffer` begins with, taken out of it; None while it is not complete."""
-        end = buffer.find(b"\r\n\r\n")
-        if end < 0:
-            return None
-        head = bytes(buffer[:end]).lower()
-        place = head.find(b"\r\ncontent-length:")
-        if place < 0:
-            raise ValueError(f"an answer without content-length: {head[:200]!r}")
-        start = end + 4
-        stop = start + int(head[place + 17 :].split(b"\r\n", 1)[0])
-        if len(buffer) < stop:
-            return None
-        body = bytes(buffer[start:stop])
-        del buffer[:stop]
-        return Reply(head[9:12] == b"200", body)
+    def take(self, data: bytes) -> Reply | None:
+        """The answer, once all of it has come. Raises ConnectionError when there is no going on."""
+
+    def owed(self) -> bytes:
+        """What the server is to be told because of what came, beside the next question."""
+
+
+class Wire(Protocol):
+    def prepare(self, text: str) -> bytes: ...
+
+    def talk(self) -> Talk: ...
 
     def read(self, reply: Reply) -> Answered:
         """Raises ValueError, KeyError, IndexError or TypeError for what is no answer."""
+
+
+class Body(NamedTuple):
+    """JSON, and what comes after it in the Open Inference Protocol's binary form."""
+
+    json: bytes
+    raw: bytes = b""
+
+
+@dataclass(frozen=True)
+class Http:
+    """HTTP/1.1, the connection kept alive."""
+
+    path: str
+    ask: Callable[[str], Body]
+    parse: Callable[[bytes], Answered]
+
+    def prepare(self, text: str) -> bytes:
+        body = self.ask(text)
+        lines = [
+            *(f"POST {self.path} HTTP/1.1", "host: 127.0.0.1", "content-type: application/json"),
+            f"content-length: {len(body.json) + len(body.raw)}",
+            *([f"inference-header-content-length: {len(body.json)}"] if body.raw else []),
+        ]
+        return "\r\n".join([*lines, "", ""]).encode() + body.json + body.raw
+
+    def talk(self) -> Talk:
+        return HttpTalk()
+
+    def read(self, reply: Reply) -> Answered:
         if not reply.ok:
             raise ValueError("another status than 200")
-        return self.parse(json.loads(reply.body))
+        return self.parse(reply.body)
+
+
+class HttpTalk:
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def opening(self) -> bytes:
+        return b""
+
+    def ask(self, question: bytes) -> bytes:
+        return question
+
+    def owed(self) -> bytes:
+        return b""
+
+    def take(self, data: bytes) -> Reply | None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        head = bytes(self._buffer[:end]).lower()
+        place = head.find(b"\r\ncontent-length:")
+        if place < 0:
+            raise ConnectionError(f"an answer without content-length: {head[:200]!r}")
+        start = end + 4
+        stop = start + int(head[place + 17 :].split(b"\r\n", 1)[0])
+        if len(self._buffer) < stop:
+            return None
+        body = bytes(self._buffer[start:stop])
+        del self._buffer[:stop]
+        return Reply(head[9:12] == b"200", body)
+
+
+def _json(path: str, ask: Callable[[str], Any], parse: Callable[[Any], Answered]) -> Http:
+    return Http(path, lambda text: Body(json.dumps(ask(text)).encode()), lambda body: parse(json.loads(body)))
 
 
 def _plain(answer: Any) -> Answered:
@@ -67,15 +123,11 @@ def _plain(answer: Any) -> Answered:
 
 
 def _native(answer: Any) -> Answered:
-    if answer["logged"] is False:
-        raise ValueError("answered without being logged")
-    return Answered(answer["label"], list(answer["probabilities"].values()))
+    return Answered(answer["label"], list(answer["probabilities"].values()), answer["logged"])
 
 
-# By the name that the table shows. The first three are what the others' documentation leads to.
-PROTOCOLS = {
-    "HTTP": Http("/predict", lambda text: {"text": text}, _plain),
-    "HTTP, batch of one": Http("/predict", lambda text: {"texts": [text]}, lambda answer: _plain(answer[0])),
-    "HTTP /inference": Http("/inference", lambda text: {"text": text}, _plain),
-    "HTTP /predict": Http("/predict", lambda text: {"input": text}, _native),
-}
+# What the documentation of the servers that Regraft is compared with leads to, and Regraft's own.
+PLAIN = _json("/predict", lambda text: {"text": text}, _plain)
+BATCH_OF_ONE = _json("/predict", lambda text: {"texts": [text]}, lambda answer: _plain(answer[0]))
+INFERENCE = _json("/inference", lambda text: {"text": text}, _plain)
+NATIVE = _json("/predict", lambda text: {"input": text}, _native)

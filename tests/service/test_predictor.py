@@ -180,6 +180,16 @@ async def test_with_relaxed_durability_answers_do_not_wait_for_the_log(
     assert parts.metrics.unlogged._value.get() == 2
 
 
+async def test_with_durability_off_predictions_are_answered_and_forgotten(installation: Installation) -> None:
+    parts = Parts.assemble(installation.settings.model_copy(update={"durability": "off"}))
+    await parts.start()
+    assert (await parts.predictor.predict(PredictRequest(["hello"]))).logged is False
+    await parts.feedback.give(FeedbackGiven(prediction_id=new_id(), correct=True))
+    await parts.close()
+    assert (events_of(installation.log), len(events_of(installation.log, FeedbackGiven))) == ([], 1)
+    assert parts.metrics.unlogged._value.get() == 0
+
+
 async def test_feedback_that_cannot_be_logged_is_refused(parts: Parts, refusing_log: Callable[[], None]) -> None:
     refusing_log()
     with pytest.raises(LogUnavailable):
