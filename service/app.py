@@ -5,8 +5,10 @@ BentoML gives the worker processes, /livez, /readyz, /docs.json and the image.
 """
 
 import asyncio
+import gc
 import os
 import signal
+import sys
 from typing import Any
 
 import bentoml
@@ -17,9 +19,11 @@ from starlette.middleware import Middleware
 from regraft.settings import Settings
 from service import NAME, routes
 from service.grpc_server import GrpcServer
+from service.http import HotRoutes
 from service.parts import Parts
 
 PARENT_SECONDS = 1.0
+SWITCH_SECONDS = 0.0005  # a session that is done should not stand idle for Python's 5 ms while the event loop is busy
 
 app = routes.build()
 
@@ -44,7 +48,7 @@ class _AppFactory(ServiceAppFactory):  # type: ignore[misc]
 class _BentoService(BentoService[Any]):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> Any:
         self.inject_config()
-        return _AppFactory(self, is_main=is_main)()
+        return HotRoutes(app, _AppFactory(self, is_main=is_main)())
 
 
 @bentoml.service(
@@ -64,7 +68,9 @@ class Service:
 
     @bentoml.on_startup
     async def start(self) -> None:
+        sys.setswitchinterval(SWITCH_SECONDS)
         await self.parts.start()
+        gc.freeze()  # what there is now stays; no collection need look at it again
         if self.grpc:
             await self.grpc.start()
         self.watching = asyncio.create_task(_follow_parent(os.getppid()))

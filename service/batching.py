@@ -1,19 +1,18 @@
 """Continuous batching: whenever a session is free it takes what waits, up to a maximum; nobody waits for a timer.
 
-score -> waiting -> (a session is free: the oldest and its nearest in length) -> one run in a thread -> each caller.
+score -> waiting -> (a session is free: the oldest, in company of like length) -> one run in a thread -> each caller.
 
-Everything but the run itself happens on the event loop, so there are no locks. If a run fails, its inputs run again
+A free session takes its batch itself, in its thread. If a run fails, its inputs run again
 one by one, so that an error reaches exactly the callers whose input caused it.
 """
 
 import asyncio
-import heapq
+import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -22,9 +21,9 @@ from numpy.typing import NDArray
 from regraft.errors import Overloaded
 from regraft.preprocessing import Encoding
 
-# Share of a batch that must not be padding. With all that waits in one batch, short texts pay for long ones: 7 of mixed
-# lengths took 3.9 ms of processor time each, alone 3.3, and with this bound 2.8 (MiniLM int8; docs/performance.md).
-REAL_TOKENS = 0.85
+# What a run costs besides its tokens, in tokens: 0.62 ms where one takes 0.086 (MiniLM int8; docs/performance.md).
+RUN_TOKENS = 7
+CONSIDERED = 128  # of the oldest that wait; more would take longer to part into batches than they save
 
 
 class Outputs(NamedTuple):
@@ -54,8 +53,8 @@ class _Call:
     """One caller's inputs. The future is done when the last of them is scored or the first of them fails."""
 
     future: asyncio.Future[list[Score]]
+    items: "Sequence[_Item]" = ()
     scores: dict[int, Score] = field(default_factory=dict)
-    size: int = 0
 
     def take(self, index: int, outcome: Score | Exception) -> None:
         if self.future.done():  # cancelled, or failed by another of its inputs
@@ -64,8 +63,8 @@ class _Call:
             self.future.set_exception(outcome)
             return
         self.scores[index] = outcome
-        if len(self.scores) == self.size:
-            self.future.set_result([self.scores[place] for place in range(self.size)])
+        if len(self.scores) == len(self.items):
+            self.future.set_result([self.scores[place] for place in range(len(self.items))])
 
 
 @dataclass(eq=False, slots=True)
@@ -77,7 +76,7 @@ class _Item:
 
 
 class Batcher:
-    """Feeds `sessions` threads with batches. For one event loop."""
+    """Feeds `sessions` threads with batches. `score` is for one event loop."""
 
     def __init__(
         self,
@@ -93,61 +92,92 @@ class Batcher:
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._on_batch = on_batch
+        self._lock = threading.Lock()  # over the next two
         self._free = sessions
-        self._waiting: OrderedDict[_Item, None] = OrderedDict()
+        self._waiting: dict[_Item, None] = {}
         self._threads = ThreadPoolExecutor(sessions, thread_name_prefix="session")
 
     async def score(self, encodings: Sequence[Encoding]) -> list[Score]:
         """A score for each of `encodings`, in their order. Raises Overloaded at once when too many wait already."""
         if len(self._waiting) + len(encodings) > self._max_queue:
             raise Overloaded(f"{len(self._waiting)} inputs are waiting already; try again in a moment")
-        call = _Call(asyncio.get_running_loop().create_future(), size=len(encodings))
+        loop = asyncio.get_running_loop()
+        call = _Call(loop.create_future())
         now = time.perf_counter()
-        items = [_Item(call, index, encoding, now) for index, encoding in enumerate(encodings)]
-        self._waiting.update(dict.fromkeys(items))
-        self._start_runs()
+        call.items = [_Item(call, index, encoding, now) for index, encoding in enumerate(encodings)]
+        with self._lock:
+            self._waiting.update(dict.fromkeys(call.items))
+            starting = min(self._free, len(self._waiting))
+            self._free -= starting
+        for _ in range(starting):
+            self._threads.submit(self._work, loop)
         try:
             return await call.future
-        finally:
-            if len(call.scores) < call.size:  # the caller gave up, or one of its inputs failed: spare the rest
-                for item in items:
-                    self._waiting.pop(item, None)
+        except asyncio.CancelledError:
+            self._spare(call)
+            raise
 
-    def _start_runs(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._free and self._waiting:
-            self._free -= 1
+    def _spare(self, call: _Call) -> None:
+        """Its caller gave up, or one of its inputs failed: whatever of it still waits need not run."""
+        with self._lock:
+            for item in call.items:
+                self._waiting.pop(item, None)
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One session, in its thread, for as long as anything waits. It takes its batches itself: were they handed to
+        it by the event loop, it would stand idle whenever the loop is busy with the answers of the last one."""
+        while items := self._take():
+            outcomes, runs = _outcomes(self._run, items)
+            for item, outcome in zip(items, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    self._spare(item.call)
+            loop.call_soon_threadsafe(self._deliver, items, outcomes, runs)
+
+    def _take(self) -> Sequence[_Item]:
+        """The next batch. Without one, the session is free again."""
+        with self._lock:
+            if not self._waiting:
+                self._free += 1
+                return []
             items = self._next_batch()
-            run = loop.run_in_executor(self._threads, _outcomes, self._run, items)
-            run.add_done_callback(partial(self._deliver, items))
+            for item in items:
+                del self._waiting[item]
+            return items
 
-    def _next_batch(self) -> list[_Item]:
-        """The oldest, and of those nearest to it in length as many as fit without too much padding."""
-        length = next(iter(self._waiting)).encoding.length
-        nearest = heapq.nsmallest(
-            self._max_batch, self._waiting, key=lambda item: abs(item.encoding.length - length)
-        )  # the oldest is the first: nothing is nearer, and ties keep their order
-        tokens = longest = fitting = 0
-        for size, item in enumerate(nearest, start=1):
-            tokens += item.encoding.length
-            longest = max(longest, item.encoding.length)
-            if tokens >= REAL_TOKENS * size * longest:
-                fitting = size
-        items = nearest[:fitting]
-        for item in items:
-            del self._waiting[item]
-        return items
+    def _next_batch(self) -> Sequence[_Item]:
+        """The oldest, in the company that costs all who wait the least."""
+        oldest = next(iter(self._waiting))
+        if len(self._waiting) == 1:
+            return [oldest]
+        items = sorted(islice(self._waiting, CONSIDERED), key=lambda item: item.encoding.length)
+        return next(batch for batch in _parted(items, self._max_batch) if oldest in batch)
 
-    def _deliver(
-        self, items: Sequence[_Item], run: asyncio.Future[tuple[list[Score | Exception], list[BatchRun]]]
-    ) -> None:
-        self._free += 1
-        self._start_runs()  # first, so that the session works while the callers go on
-        outcomes, runs = run.result()
+    def _deliver(self, items: Sequence[_Item], outcomes: Sequence[Score | Exception], runs: Sequence[BatchRun]) -> None:
         for item, outcome in zip(items, outcomes, strict=True):
             item.call.take(item.index, outcome)
         for one in runs:
             self._on_batch(one)
+
+
+def _parted(items: Sequence[_Item], max_batch: int) -> Iterator[Sequence[_Item]]:
+    """`items`, sorted by length, in batches of at most `max_batch` that cost the least together: RUN_TOKENS each, and
+    for every item as many tokens as the longest of its batch has. Solved exactly, from shorter to longer prefixes.
+
+    With all that waits in one batch, short texts pay for long ones: 7 of mixed lengths took 3.9 ms of processor time
+    each, alone 3.3.
+    """
+    least, begins = [0], [0]  # what the first n items cost, and where the last of their batches begins
+    for end, item in enumerate(items, start=1):
+        length = item.encoding.length
+        first = max(0, end - max_batch)
+        costs = [least[begin] - begin * length for begin in range(first, end)]
+        cheapest = min(costs)
+        least.append(cheapest + end * length + RUN_TOKENS)
+        begins.append(first + costs.index(cheapest))
+    end = len(items)
+    while end:
+        yield items[begins[end] : end]
+        end = begins[end]
 
 
 def _outcomes(

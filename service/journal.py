@@ -8,6 +8,7 @@ not kept in memory, since whatever is only in memory is lost with the process an
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,55 +37,55 @@ class Journal:
         self._log = log
         self._patience = patience_seconds
         self._max_waiting = max_waiting
+        self._lock = threading.Lock()  # over the next two
         self._waiting: list[_Entry] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._writing = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._complained = -QUIET_SECONDS
 
     async def append(self, events: Sequence[Event]) -> bool:
         """Whether `events` are known to be durable. False: they are lost, or the log was too slow to say."""
+        logged = self.submit(events)
+        out_of_patience = asyncio.get_running_loop().call_later(self._patience, _settle, logged, False)
         try:
-            async with asyncio.timeout(self._patience):
-                return await self.submit(events)
-        except TimeoutError:
-            return False
+            return await logged
+        finally:
+            out_of_patience.cancel()
 
     def submit(self, events: Sequence[Event]) -> asyncio.Future[bool]:
         """For who need not wait: whether they are durable is known once the future is done. Cancel it at will."""
-        logged: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        if len(self._waiting) >= self._max_waiting:
-            logged.set_result(False)
-            return logged
-        self._waiting.append(_Entry(events, logged))
-        if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
+        loop = asyncio.get_running_loop()
+        logged: asyncio.Future[bool] = loop.create_future()
+        with self._lock:
+            if len(self._waiting) >= self._max_waiting:
+                logged.set_result(False)
+                return logged
+            self._waiting.append(_Entry(events, logged))
+            starting, self._writing = not self._writing, True
+        if starting:
+            self._writer.submit(self._write, loop)
         return logged
 
     async def close(self) -> None:
         """Whatever waits is written first."""
-        if self._writing is not None:
-            await self._writing
-        self._writer.shutdown()
+        await asyncio.to_thread(self._writer.shutdown)
 
-    async def _write(self) -> None:
-        """Until nothing waits any more."""
-        try:
-            while self._waiting:
-                entries = self._next_commit()
-                logged = await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, entries)
-                for entry in entries:
-                    if not entry.logged.done():
-                        entry.logged.set_result(logged)
-        finally:
-            self._writing = None
+    def _write(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the writer's thread, until nothing waits any more."""
+        while entries := self._next_commit():
+            loop.call_soon_threadsafe(_settle_all, entries, self._commit(entries))
 
     def _next_commit(self) -> list[_Entry]:
-        size = count = 0
-        while count < len(self._waiting) and (count == 0 or size + len(self._waiting[count].events) <= LARGEST_COMMIT):
-            size += len(self._waiting[count].events)
-            count += 1
-        entries, self._waiting = self._waiting[:count], self._waiting[count:]
-        return entries
+        with self._lock:
+            size = count = 0
+            while count < len(self._waiting) and (
+                count == 0 or size + len(self._waiting[count].events) <= LARGEST_COMMIT
+            ):
+                size += len(self._waiting[count].events)
+                count += 1
+            entries, self._waiting = self._waiting[:count], self._waiting[count:]
+            self._writing = bool(entries)
+            return entries
 
     def _commit(self, entries: Sequence[_Entry]) -> bool:
         try:
@@ -98,3 +99,13 @@ class Journal:
             logger.exception("a defect keeps events from being logged")
             return False
         return True
+
+
+def _settle_all(entries: Sequence[_Entry], logged: bool) -> None:
+    for entry in entries:
+        _settle(entry.logged, logged)
+
+
+def _settle(waiting: asyncio.Future[bool], logged: bool) -> None:
+    if not waiting.done():  # by patience, or because the caller is gone
+        waiting.set_result(logged)

@@ -2,17 +2,20 @@
 
 import asyncio
 import gc
+import random
 import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from regraft.errors import Overloaded
 from regraft.preprocessing import Encoding
-from service.batching import Batcher, BatchRun, Outputs
+from service.batching import RUN_TOKENS, Batcher, BatchRun, Outputs, _Item, _parted
 from tests.service.conftest import wait_until
 
 
@@ -110,6 +113,29 @@ async def test_the_oldest_goes_first_with_its_nearest_in_length(bench: Bench) ->
     await asyncio.gather(long, *short, *alike)
     assert sorted(bench.network.batches[1]) == [1, 6, 7, 8]
     assert sorted(bench.network.batches[2]) == [2, 3, 4, 5]
+
+
+def test_what_waits_is_parted_at_the_least_cost() -> None:
+    chance = random.Random(0)
+    for size in range(1, 9):
+        lengths = sorted(chance.randint(1, 30) for _ in range(size))
+        items = [cast("_Item", SimpleNamespace(encoding=Encoding([0] * length))) for length in lengths]
+        batches = [[item.encoding.length for item in batch] for batch in _parted(items, 3)]
+        assert sorted(length for batch in batches for length in batch) == lengths
+        assert max(map(len, batches)) <= 3
+        assert sum(map(_cost, batches)) == _least_cost(lengths, 3)
+
+
+def _cost(batch: Sequence[int]) -> int:
+    return RUN_TOKENS + len(batch) * max(batch)
+
+
+def _least_cost(lengths: Sequence[int], max_batch: int) -> int:
+    """Over every way to cut the sorted lengths."""
+    if not lengths:
+        return 0
+    firsts = range(1, min(max_batch, len(lengths)) + 1)
+    return min(_cost(lengths[:first]) + _least_cost(lengths[first:], max_batch) for first in firsts)
 
 
 async def test_an_error_reaches_exactly_the_caller_who_caused_it(bench: Bench) -> None:
