@@ -86,8 +86,9 @@ class Export(Section):
 
     features: int = Field(8, ge=2, le=64, description="width of the feature vector that drift is watched on")
     int8: bool = Field(True, description="try an int8 artifact, kept only if it is as good and does not mix neighbours")
+    fp16: bool = Field(False, description="try an fp16 artifact for GPUs, kept on the same terms")
     tolerance: float = Field(1e-3, gt=0, description="largest difference in probability that counts as the same answer")
-    int8_loss: Fraction = Field(0.005, description="accuracy that int8 may lose")
+    accuracy_loss: Fraction = Field(0.005, description="accuracy that int8 or fp16 may lose")
     golden: int = Field(16, ge=1)
 
 

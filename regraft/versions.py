@@ -32,7 +32,10 @@ class FileEntry(BaseModel):
 
 
 class Artifact(BaseModel):
-    """One ONNX file of a version, and what was measured before it was kept or dropped (`kept`)."""
+    """One ONNX file of a version, and what was measured before it was kept or dropped (`kept`).
+
+    `tolerance` is there where golden examples need not be met as closely as the manifest's says.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,6 +44,7 @@ class Artifact(BaseModel):
     reason: str
     accuracy: float | None = None
     largest_difference: float | None = None
+    tolerance: float | None = None
     measured: dict[str, Any] = {}
 
 

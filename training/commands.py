@@ -107,7 +107,7 @@ def results_table(manifest: Manifest) -> str:
     for name, metrics in manifest.baselines.items():
         lines.append(f"{name:28}" + "".join(_cell(metrics, m) for m in (*_SHOWN, "gain/accuracy")))
     seconds = sum(manifest.training["seconds"].values())
-    lines.append(f"serves {manifest.serve_cpu} on the CPU; trained in {seconds:.0f} s")
+    lines.append(f"serves {manifest.serve_cpu} on a CPU, {manifest.serve_gpu} on a GPU; trained in {seconds:.0f} s")
     return "\n".join(lines)
 
 

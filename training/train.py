@@ -98,7 +98,7 @@ def fine_tune(
     with clock.step("choose the precision"):
         truth = validation.labels.numpy()
         seen = preprocessor.encode(texts(parts.train[: artifacts.CALIBRATION]))
-        chosen, serves = artifacts.choose(out, preprocessor, encodings, truth, task.export, parity, seen)
+        chosen, serves, on_gpu = artifacts.choose(out, preprocessor, encodings, truth, task.export, parity, seen)
         scorers = {name: Scorer(out / one.file, preprocessor) for name, one in chosen.items() if one.kept}
         golden = spread_by_length(texts(parts.validation), task.export.golden)
         write_golden(out / "golden.json", golden, preprocessor, scorers, serves=serves, tolerance=task.export.tolerance)
@@ -131,6 +131,7 @@ def fine_tune(
         backbone=card.as_json() | network.description(),
         artifacts=chosen,
         serve_cpu=serves,
+        serve_gpu=on_gpu,
         tolerance=task.export.tolerance,
         temperature=calibration.temperature,
         validation=on_validation.metrics,

@@ -9,10 +9,11 @@ import pytest
 
 from regraft.errors import InvalidInput, NotFound, VersionRefused
 from regraft.task import Task
-from regraft.versions import Manifest, VersionStore, read_golden
+from regraft.versions import Artifact, Manifest, VersionStore, read_golden
 from service.batching import BatchRun
 from service.models import Model, load
 from tests.fakes import GOLDEN, Behaviour, tiny_task, tiny_version
+from training.half import halve
 
 
 @pytest.fixture
@@ -106,6 +107,27 @@ def test_golden_examples_are_those_of_the_precision_that_serves(tmp_path: Path, 
     golden.write_text(json.dumps({"examples": examples}))
     rewrite(tmp_path, manifest.model_copy(update={"files": {}}))
     assert loaded(tmp_path, task).version == "v1"
+
+
+@pytest.mark.parametrize(("tolerance", "serves"), [(0.01, True), (None, False)])
+def test_fp16_may_be_further_from_its_golden_examples_where_its_artifact_says_so(
+    tmp_path: Path, task: Task, tolerance: float | None, serves: bool
+) -> None:
+    manifest = tiny_version(tmp_path / "versions", "v1")
+    folder = tmp_path / "versions" / "v1"
+    halve(folder / "model.onnx", folder / "model.fp16.onnx")
+    examples = [
+        example | {"by_precision": {"fp16": [share + 0.005 for share in example["probabilities"]]}}
+        for example in read_golden(folder)
+    ]
+    (folder / "golden.json").write_text(json.dumps({"examples": examples}))
+    half = Artifact(file="model.fp16.onnx", kept=True, reason="", tolerance=tolerance)
+    rewrite(tmp_path, manifest.model_copy(update={"files": {}, "artifacts": {"fp16": half}, "serve_cpu": "fp16"}))
+    if serves:
+        assert loaded(tmp_path, task).version == "v1"
+    else:
+        with pytest.raises(VersionRefused, match="golden example 0 is answered with a difference"):
+            loaded(tmp_path, task)
 
 
 def test_a_version_without_golden_examples_is_refused(tmp_path: Path, task: Task) -> None:

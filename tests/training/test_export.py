@@ -24,6 +24,7 @@ from training.export import (
     write_golden,
     write_onnx,
 )
+from training.half import halve
 from training.network import Network
 from training.quantize import quantize
 from training.runtime import Scorer
@@ -137,38 +138,66 @@ def artifact(accuracy: float, per_second: float, difference: float = 0.0, change
     [
         (artifact(0.896, 200.0), None),
         (artifact(0.894, 200.0), "loses 0.0060 of accuracy, 0.005 is allowed"),
-        (artifact(0.9, 99.0), "is not faster"),
         (artifact(0.9, 200.0, 0.002), "answers depend on the batch: by up to 0.002, 0 labels change"),
         (artifact(0.9, 200.0, 0.0001, 1), "answers depend on the batch: by up to 0.0001, 1 labels change"),
+        (artifact(0.9, 200.0, float("nan")), "answers depend on the batch: by up to nan, 0 labels change"),
     ],
 )
-def test_int8_has_to_earn_its_place(small: Artifact, reason: str | None) -> None:
+def test_a_smaller_artifact_has_to_earn_its_place(small: Artifact, reason: str | None) -> None:
     assert artifacts.objections(small, artifact(0.9, 100.0), Export()) == ([reason] if reason else [])
+
+
+def test_int8_has_to_be_faster() -> None:
+    assert artifacts.slowness(artifact(0.9, 99.0), artifact(0.9, 100.0)) == ["is not faster"]
+    assert artifacts.slowness(artifact(0.9, 101.0), artifact(0.9, 100.0)) == []
+
+
+def test_fp16_stays_near_enough_to_be_recognised_on_a_gpu() -> None:
+    half = artifact(0.9, 1.0).model_copy(update={"largest_difference": 0.006, "tolerance": 0.01})
+    assert artifacts.strangeness(half) == ["is 0.006 away from float32, 0.005 is allowed"]
+    assert artifacts.strangeness(half.model_copy(update={"largest_difference": float("nan")}))
+    assert artifacts.strangeness(half.model_copy(update={"largest_difference": 0.001})) == []
+
+
+def test_fp16_takes_and_gives_what_float32_does_in_half_the_bytes(bench: Bench, tmp_path: Path) -> None:
+    halve(bench.folder / FP32, tmp_path / "half.onnx")
+    plain, half = onnx.load(bench.folder / FP32).graph, onnx.load(tmp_path / "half.onnx").graph
+    assert (list(half.input), list(half.output)) == (list(plain.input), list(plain.output))
+    assert onnx.TensorProto.FLOAT not in {one.data_type for one in half.initializer}
+    found = artifacts.Measurement.of(tmp_path / "half.onnx", bench.preprocessor, bench.encodings)
+    assert found.file.stat().st_size < 0.7 * (bench.folder / FP32).stat().st_size
+    difference = np.abs(found.answers - bench.scorer.score(bench.encodings).probabilities)
+    assert 0 < difference.max() < 5e-3
+    assert np.abs(found.alone - found.mixed).max() < 1e-3
 
 
 PARITY = Parity(rows=80, largest_difference=0.0, largest_feature_difference=0.0, same_label=1.0)
 
 
-@pytest.mark.parametrize(("found", "serves"), [([], "int8"), (["is not faster"], "fp32")])
+@pytest.mark.parametrize(("found", "serves"), [([], ("int8", "fp16")), (["is no good"], ("fp32", "fp32"))])
 def test_what_is_kept_serves_and_what_is_dropped_leaves_no_file(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[str], serves: str
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[str], serves: tuple[str, str]
 ) -> None:
     (tmp_path / FP32).write_bytes((bench.folder / FP32).read_bytes())
-    monkeypatch.setattr(artifacts, "objections", lambda *_: found)
-    chosen, chosen_to_serve = artifacts.choose(
-        tmp_path, bench.preprocessor, bench.encodings, bench.truth, Export(), PARITY, bench.encodings
+    for judge in ("objections", "slowness", "strangeness"):
+        monkeypatch.setattr(artifacts, judge, lambda *_: found)
+    chosen = artifacts.choose(
+        tmp_path, bench.preprocessor, bench.encodings, bench.truth, Export(fp16=True), PARITY, bench.encodings
     )
-    assert chosen_to_serve == serves
-    assert chosen["int8"].kept == (tmp_path / artifacts.INT8).exists() == (serves == "int8")
-    assert chosen["int8"].reason
-    assert chosen["int8"].measured["single_per_second"] > 0
+    assert (chosen.cpu, chosen.gpu) == serves
+    for name in ("int8", "fp16"):
+        small = chosen.artifacts[name]
+        assert small.kept == (tmp_path / small.file).exists() == (not found)
+        assert small.reason
+        assert small.measured["single_per_second"] > 0
+    assert chosen.artifacts["fp16"].tolerance == pytest.approx(0.01)
 
 
-def test_int8_is_not_tried_when_it_is_not_wanted(bench: Bench, tmp_path: Path) -> None:
+def test_what_is_not_wanted_is_not_tried(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / FP32).write_bytes((bench.folder / FP32).read_bytes())
     off = Export(int8=False)
-    chosen, serves = artifacts.choose(tmp_path, bench.preprocessor, bench.encodings, bench.truth, off, PARITY, [])
-    assert (list(chosen), serves) == (["fp32"], "fp32")
+    chosen = artifacts.choose(tmp_path, bench.preprocessor, bench.encodings, bench.truth, off, PARITY, [])
+    assert (list(chosen.artifacts), chosen.cpu, chosen.gpu) == (["fp32"], "fp32", "fp32")
 
 
 def test_golden_examples_hold_the_answers_of_what_serves(bench: Bench, tmp_path: Path) -> None:
