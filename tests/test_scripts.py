@@ -51,10 +51,17 @@ def test_the_serving_image_gets_nothing_that_trains_or_analyses() -> None:
     }
 
 
-def test_what_serves_is_what_was_tested() -> None:
+def test_the_image_for_gpus_gets_cuda_and_nothing_else_besides() -> None:
+    plain, with_cuda = (names(ROOT / "locks" / name) for name in ("serve.txt", "gpu.txt"))
+    assert plain < with_cuda
+    assert {name.partition("-")[0] for name in with_cuda - plain} == {"nvidia"}
+
+
+@pytest.mark.parametrize("lock", ["serve.txt", "gpu.txt"])
+def test_what_serves_is_what_was_tested(lock: str) -> None:
     tested = set(requirements(ROOT / "locks" / "all.txt"))
     pins = {re.split(r"[ ;]", line)[0] for line in tested}
-    assert {re.split(r"[ ;]", line)[0] for line in requirements(ROOT / "locks" / "serve.txt")} <= pins
+    assert {re.split(r"[ ;]", line)[0] for line in requirements(ROOT / "locks" / lock)} <= pins
 
 
 def test_no_file_says_where_this_machine_gets_its_packages() -> None:

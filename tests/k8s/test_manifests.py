@@ -1,5 +1,3 @@
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +8,11 @@ import yaml
 import regraft
 from regraft.settings import Settings
 from regraft.task import Task
+from tests.k8s.kustomize import K8S, Manifest, built, config_map, containers_of, of_kind, pod_of, settings_of
 
-BASE = Path(__file__).parents[2] / "k8s" / "base"
-BUILDERS = (("kubectl", "kustomize"), ("kustomize", "build"))
+BASE = K8S / "base"
 # The oldest release that knows everything the manifests use, and the newest that can be checked against.
 RELEASES = ("1.30", kubernetes_validate.latest_version())
-
-Manifest = dict[str, Any]
-
-
-def built() -> list[Manifest]:
-    """What `kubectl apply -k` would send."""
-    builder = next((builder for builder in BUILDERS if shutil.which(builder[0])), None)
-    if builder is None:
-        pytest.skip("neither kubectl nor kustomize is installed; the manifests are tested as they are listed")
-    done = subprocess.run([*builder, str(BASE)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
 def listed() -> list[Manifest]:
@@ -45,38 +31,19 @@ def _config_map(generator: dict[str, Any]) -> Manifest:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generator["name"]}, "data": data}
 
 
-@pytest.fixture(scope="module", params=[built, listed], ids=lambda source: source.__name__)
+@pytest.fixture(scope="module", params=["built", "listed"])
 def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
-    source: list[Manifest] = request.param()
-    return source
+    return built(BASE) if request.param == "built" else listed()
 
 
 @pytest.fixture
 def pod(manifests: list[Manifest]) -> Manifest:
-    """The one pod's template."""
-    (deployment,) = of_kind(manifests, "Deployment")
-    template: Manifest = deployment["spec"]["template"]
-    return template
+    return pod_of(manifests)
 
 
 @pytest.fixture
-def containers(pod: Manifest) -> dict[str, Manifest]:
-    return {container["name"]: container for container in pod["spec"]["containers"]}
-
-
-def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    return [manifest for manifest in manifests if manifest["kind"] == kind]
-
-
-def config_map(manifests: list[Manifest], prefix: str) -> dict[str, str]:
-    """The data of the ConfigMap of this name, which kustomize has lengthened by a hash."""
-    (found,) = [m["data"] for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"].startswith(prefix)]
-    data: dict[str, str] = found
-    return data
-
-
-def settings_of(manifests: list[Manifest]) -> dict[str, str]:
-    return config_map(manifests, "regraft-settings")
+def containers(manifests: list[Manifest]) -> dict[str, Manifest]:
+    return containers_of(manifests)
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -143,7 +110,7 @@ def test_everything_lies_where_it_is_mounted(manifests: list[Manifest], containe
         assert paths[settings["REGRAFT_HOME"]] == "home"
         assert paths[str(Path(settings["REGRAFT_TASK"]).parent)] == "task"
         for variable in container["env"]:
-            if variable["value"].startswith("/"):
+            if variable.get("value", "").startswith("/"):
                 assert any(Path(variable["value"]).is_relative_to(path) for path in paths)
 
 
@@ -179,3 +146,9 @@ def test_containers_may_do_no_more_than_they_need(pod: Manifest, containers: dic
 def test_images_are_those_of_this_release(containers: dict[str, Manifest]) -> None:
     tags = {container["image"].partition(":")[2] for container in containers.values()}
     assert tags == {regraft.__version__}
+
+
+def test_training_takes_as_many_threads_as_processors_were_asked_for(containers: dict[str, Manifest]) -> None:
+    (threads,) = [variable for variable in containers["worker"]["env"] if variable["name"] == "OMP_NUM_THREADS"]
+    assert threads["valueFrom"] == {"resourceFieldRef": {"resource": "requests.cpu"}}
+    assert containers["worker"]["resources"]["requests"]["cpu"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.service.conftest import installation_in, serving, wait_until
 
@@ -51,6 +52,13 @@ def test_the_bento_holds_the_ground_floor_and_the_service_alone(home: Path) -> N
     names = {line.partition("==")[0] for line in requirements.splitlines() if "==" in line and line[0].isalpha()}
     assert {"bentoml", "fastapi", "onnxruntime", "tokenizers"} <= names
     assert not names & {"torch", "torchvision", "transformers", "evidently", "duckdb", "pandas", "pyarrow"}
+
+
+def test_the_bento_for_gpus_differs_in_its_libraries_alone() -> None:
+    plain, with_cuda = (yaml.safe_load((ROOT / name).read_text()) for name in ("bentofile.yaml", "bentofile.gpu.yaml"))
+    assert with_cuda["python"].pop("requirements_txt") == "locks/gpu.txt"
+    assert plain["python"].pop("requirements_txt") == "locks/serve.txt"
+    assert with_cuda | {"description": plain["description"]} == plain
 
 
 def test_the_bento_needs_nothing_outside_it(home: Path) -> None:

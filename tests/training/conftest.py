@@ -23,7 +23,7 @@ LABELS = ("negative", "neutral", "positive")
 CARD = "---\nlicense: apache-2.0\ndatasets: [made-up]\n---\n# Tiny\n"
 
 
-def save_backbone(folder: Path, *, layers: int = 4, card: str = CARD) -> Path:
+def save_backbone(folder: Path, *, layers: int = 4, width: int = 32, card: str = CARD) -> Path:
     """A transformers folder: random BERT, WordPiece tokenizer, safetensors, model card."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLER, *GOOD, *BAD, *PLAIN]
     words += [f"word{index}" for index in range(1100)]  # a table large enough to be quantised
@@ -33,10 +33,10 @@ def save_backbone(folder: Path, *, layers: int = 4, card: str = CARD) -> Path:
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     config = BertConfig(
         vocab_size=len(words),
-        hidden_size=32,
+        hidden_size=width,
         num_hidden_layers=layers,
-        num_attention_heads=2,
-        intermediate_size=64,
+        num_attention_heads=width // 16,
+        intermediate_size=2 * width,
         max_position_embeddings=64,
     )
     torch.manual_seed(7)
