@@ -77,7 +77,7 @@ def write_onnx(model: Exported, file: Path) -> None:
     example = torch.ones(2, 8, dtype=torch.long)
     axes = {0: "batch", 1: "tokens"}
     with warnings.catch_warnings():
-        # The newer exporter takes 16 s where this one takes 3, for a graph that runs no faster.
+        # The newer exporter takes 17 times as long, for a graph that runs slower (docs/decisions.md).
         # It warns of being old, and of shapes that it takes for constants; parity is checked on rows of many lengths.
         warnings.simplefilter("ignore")
         torch.onnx.export(
