@@ -66,13 +66,18 @@ def open_backbone(backbone: Backbone) -> BackboneCard:
     )
 
 
-def open_preprocessor(task: Task, card: BackboneCard) -> TextPreprocessor:
-    """The backbone's own tokenizer with the task's limits."""
+def open_tokenizer(card: BackboneCard) -> bytes:
+    """The tokenizer's JSON."""
     file = card.folder / "tokenizer.json"
     if file.is_file():
-        body = file.read_bytes()
-    else:
-        body = AutoTokenizer.from_pretrained(card.folder, trust_remote_code=False).backend_tokenizer.to_str().encode()
+        return file.read_bytes()
+    loaded: Any = AutoTokenizer.from_pretrained(card.folder, trust_remote_code=False)
+    return bytes(loaded.backend_tokenizer.to_str().encode())
+
+
+def open_preprocessor(task: Task, card: BackboneCard) -> TextPreprocessor:
+    """The backbone's own tokenizer with the task's limits."""
+    body = open_tokenizer(card)
     config = _config(card.folder)
     longest = int(getattr(config, "max_position_embeddings", task.serving.max_tokens))
     if config.model_type in {"roberta", "xlm-roberta", "camembert"}:

@@ -13,6 +13,7 @@ from regraft.task import Task
 from training.data import Parts, Row, Table, part_counts
 from training.records import BadRow
 from training.split import Groups, Leak, leaks
+from training.suspects import suspects
 
 FEW = 500
 IMBALANCE = 10.0
@@ -44,6 +45,7 @@ class Findings:
     counts: dict[str, int]
     leaks: list[Leak]
     parts: dict[str, Any]
+    suspects: list[str]
     errors: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -55,6 +57,7 @@ class Findings:
             lines.append(f"{self.duplicates} rows repeat an input; each input stands in one part only")
         lines += cut(f"{len(self.near_duplicates)} rows nearly repeat another", self.near_duplicates)
         lines += cut(f"{len(self.conflicts)} inputs have more than one label", [str(one) for one in self.conflicts])
+        lines += cut(f"{len(self.suspects)} labels may be wrong, the likeliest first", self.suspects)
         lines.append("split: " + sizes(self.parts))
         return lines + self.notes
 
@@ -63,6 +66,7 @@ class Findings:
 
 
 def inspect(task: Task, table: Table, groups: Groups, parts: Parts) -> Findings:
+    """Wrong labels are looked for outside the test part alone, which nothing looks at before the last evaluation."""
     by_input: dict[str, list[Row]] = defaultdict(list)
     for row in table.rows:
         by_input[row.key].append(row)
@@ -78,6 +82,7 @@ def inspect(task: Task, table: Table, groups: Groups, parts: Parts) -> Findings:
         counts=counts,
         leaks=leaking,
         parts=part_counts(parts),
+        suspects=[str(one) for one in suspects([*parts.train, *parts.validation], seed=task.data.seed)],
         errors=[*_too_many_bad(task, table), *_too_rare(counts), *_empty(parts), *_leaking(leaking)],
         notes=[*_few(counts), *_imbalance(counts), *_large_group(groups, len(table.rows)), *_absent(counts, parts)],
     )

@@ -9,7 +9,6 @@ import click
 
 from regraft import ids, releases
 from regraft.cli import with_settings
-from regraft.errors import ConfigError
 from regraft.eventlog import EventLog, open_log
 from regraft.events import ReleaseChanged
 from regraft.settings import Settings
@@ -33,16 +32,10 @@ def check(settings: Settings, as_json: bool, card: Path | None) -> None:
         parts = split_again(read_card(card), task)
         click.echo(f"the files are those of the card, and so is the split: {sizes(part_counts(parts))}")
         return
-    from training.backbone import open_backbone
     from training.checks import refuse
-    from training.dataset import examine
+    from training.checkup import check_up
 
-    findings = examine(task).findings
-    try:
-        backbone = open_backbone(task.backbone)
-        findings.notes.append(f"backbone: {backbone.source}, {backbone.model_type}, licence {backbone.licence}")
-    except ConfigError as error:
-        findings.errors.append(str(error))
+    findings = check_up(task, settings.history)
     if as_json:
         click.echo(json.dumps(findings.as_json(), indent=2, ensure_ascii=False))
         click.get_current_context().exit(1 if findings.errors else 0)

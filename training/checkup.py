@@ -1,0 +1,45 @@
+"""Everything that can be said before anything is trained: of the data, of production, and of the backbone.
+
+task -> findings of the data -> + conditions that differ from production's -> + the backbone, and how far the data is
+from what it knows
+"""
+
+from regraft.errors import ConfigError
+from regraft.history import History
+from regraft.task import Task
+from training.backbone import open_backbone, open_preprocessor, open_tokenizer
+from training.checks import Findings, cut
+from training.conditions import in_production, in_training, shifts
+from training.data import Row
+from training.dataset import examine
+from training.domain import text_shift
+
+
+def check_up(task: Task, history: str) -> Findings:
+    """`history` is where production's predictions are kept. Raises DataError for files that cannot be read."""
+    parts, findings, _ = examine(task)
+    findings.notes.extend(_conditions(task, [*parts.train, *parts.validation, *parts.test], history))
+    try:
+        findings.notes.extend(_backbone(task, parts.train))
+    except ConfigError as error:
+        findings.errors.append(str(error))
+    return findings
+
+
+def _conditions(task: Task, rows: list[Row], history: str) -> list[str]:
+    names = task.data.columns.conditions
+    if not names:
+        return []
+    production = in_production(History(history), names)
+    notes = [f"production says nothing of the condition '{name}' yet" for name in names if not production[name]]
+    found = shifts(in_training(rows, names), production)
+    return notes + cut(f"{len(found)} conditions are not as frequent as in production", [str(one) for one in found])
+
+
+def _backbone(task: Task, train: list[Row]) -> list[str]:
+    card = open_backbone(task.backbone)
+    notes = [f"backbone: {card.source}, {card.model_type}, licence {card.licence}"]
+    if not train:
+        return notes
+    limit = open_preprocessor(task, card).spec.max_tokens
+    return notes + text_shift([row.input for row in train], open_tokenizer(card), limit).notes(limit)

@@ -1,0 +1,71 @@
+"""How far the task's data is from what the backbone was pre-trained on, as far as its own preprocessing shows.
+
+texts -> the backbone's tokens -> unknown tokens, tokens for a word, texts that are cut -> notes
+"""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+
+SAMPLE = 2000  # texts that are looked at
+UNKNOWN = 0.01  # of the tokens; text in the vocabulary's own language and script has next to none
+PIECES = 2.0  # tokens for a word: English prose has some 1.3 in an English vocabulary
+CUT = 0.05  # of the texts
+
+
+class TextShift(NamedTuple):
+    """Shares are of tokens and of texts; `pieces` are tokens for each word."""
+
+    unknown: float
+    pieces: float
+    cut: float
+    longest: int
+
+    def notes(self, max_tokens: int) -> list[str]:
+        notes = []
+        if self.unknown > UNKNOWN:
+            notes.append(
+                f"{self.unknown:.1%} of the tokens are unknown to the backbone, {UNKNOWN:.0%} is usual at most: another"
+                " language, script or notation than it was trained on? Compare another backbone"
+            )
+        if self.pieces > PIECES:
+            notes.append(
+                f"the backbone breaks each word into {self.pieces:.1f} pieces, {PIECES:.0f} is usual at most;"
+                " its vocabulary is not that of these texts, or they have no spaces"
+            )
+        if self.cut > CUT:
+            notes.append(
+                f"{self.cut:.1%} of the texts are longer than {max_tokens} tokens and cut there; the longest has"
+                f" {self.longest}"
+            )
+        return notes
+
+
+def text_shift(texts: Sequence[str], tokenizer_json: bytes, max_tokens: int) -> TextShift:
+    """Of the first `SAMPLE` of `texts`; raises ValueError if there is none."""
+    if not texts:
+        raise ValueError("there are no texts")
+    tokenizer = Tokenizer.from_str(tokenizer_json.decode("utf-8"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    sample = list(texts[:SAMPLE])
+    plain = [one.ids for one in tokenizer.encode_batch_fast(sample, add_special_tokens=False)]
+    marks = tokenizer.num_special_tokens_to_add(is_pair=False)
+    tokens = max(sum(map(len, plain)), 1)
+    unknown = _unknown_id(tokenizer_json, tokenizer)
+    return TextShift(
+        unknown=sum(ids.count(unknown) for ids in plain) / tokens if unknown is not None else 0.0,
+        pieces=tokens / max(sum(len(text.split()) for text in sample), 1),
+        cut=sum(len(ids) + marks > max_tokens for ids in plain) / len(sample),
+        longest=max(map(len, plain)) + marks,
+    )
+
+
+def _unknown_id(tokenizer_json: bytes, tokenizer: Tokenizer) -> int | None:
+    """None for vocabularies of bytes, which know everything."""
+    model = json.loads(tokenizer_json)["model"]
+    named = model.get("unk_token")
+    place: int | None = tokenizer.token_to_id(named) if named else model.get("unk_id")
+    return place
