@@ -1,7 +1,8 @@
 """Keeps the service on the current release: new versions are loaded beside the running ones, then swapped in at once.
 
 log -> release -> versions loaded, checked, warmed (in a thread) -> one new `Serving` in place of the old. A request
-holds the `Serving` it began with until its end, so none can tell that a swap happened.
+holds the `Serving` it began with until its end, so none can tell that a swap happened. A server that starts while the
+log cannot be read begins with the release that this machine served last, says so, and goes on trying.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from regraft.errors import LogUnavailable, NotFound, NotReady, VersionRefused
 from regraft.eventlog import EventLog
 from regraft.events import Arm
 from regraft.releases import Release, ReleaseFollower
+from service.memory import Memory
 from service.metrics import Metrics
 from service.models import Model
 from service.router import assign
@@ -57,14 +59,18 @@ class Serving:
 
 
 class Following:
-    def __init__(self, log: EventLog, load: Callable[[str], Model], metrics: Metrics, *, poll_seconds: float) -> None:
+    def __init__(
+        self, log: EventLog, load: Callable[[str], Model], metrics: Metrics, memory: Memory, *, poll_seconds: float
+    ) -> None:
         self._follower = ReleaseFollower(log)
         self._load = load
         self._metrics = metrics
+        self._memory = memory
         self._poll_seconds = poll_seconds
         self._serving: Serving | None = None
         self._models: dict[str, Model] = {}
         self._refused: dict[str, str] = {}
+        self._stale: str | None = None
         self._settled = Release()
         self._failed: Release | None = None
         self._retry_at = 0.0
@@ -80,13 +86,18 @@ class Following:
         """Raises NotReady until a production version is loaded."""
         if self._serving is None:
             refused = "; ".join(self._refused.values())
-            raise NotReady(refused or "no version is in production yet, or it is still loading")
+            raise NotReady(refused or self._stale or "no version is in production yet, or it is still loading")
         return self._serving
 
     @property
     def release(self) -> Release:
         """The newest release that the log knows of, served already or not."""
         return self._follower.release
+
+    @property
+    def stale(self) -> str | None:
+        """Why what is served may not be the newest release; None: it is, but for versions that were refused."""
+        return self._stale
 
     @property
     def refused(self) -> dict[str, str]:
@@ -121,18 +132,32 @@ class Following:
         try:
             release = self._follower.refresh()
         except LogUnavailable as error:
-            logger.warning("the release cannot be read, the one being served stays: %s", error.message)
-            return
-        if release is self._settled or release.production is None:
-            return
-        if release is self._failed and time.monotonic() < self._retry_at:
-            return
+            self._mark(f"the release cannot be read: {error.message}")
+            if self._serving is None and (remembered := self._memory.recall()):
+                self._try(remembered)
+        else:
+            self._mark(self._try(release))
+
+    def _mark(self, stale: str | None) -> None:
+        if stale and not self._stale:
+            logger.warning("what is served may not be the newest release: %s", stale)
+        self._stale = stale
+        self._metrics.stale.set(stale is not None)
+
+    def _try(self, release: Release) -> str | None:
+        """Takes `release` over if it is new; why that could not be done yet."""
+        if release.production is None or release == self._settled:
+            return None
+        if release == self._failed and time.monotonic() < self._retry_at:
+            return self._stale
         try:
             self._take_over(release, release.production)
-        except Exception:
+        except Exception as error:
             logger.exception("generation %d cannot be loaded yet", release.generation)
             self._metrics.swaps.labels("failed").inc()
             self._failed, self._retry_at = release, time.monotonic() + RETRY_SECONDS
+            return f"generation {release.generation} cannot be loaded yet: {error}"
+        return None
 
     def _take_over(self, release: Release, production: str) -> None:
         self._refused = {}
@@ -150,6 +175,7 @@ class Following:
         self._metrics.swaps.labels("taken").inc()
         self._metrics.generation.set(release.generation)
         self._metrics.candidate_share.set(release.share if candidate else 0.0)
+        self._memory.keep(release)
         logger.info("serving generation %d: %s", release.generation, release)
 
     def _model(self, version: str) -> Model | None:

@@ -4,9 +4,16 @@ Made inside the service object: the directory that the processes share is set by
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from regraft.errors import LogUnavailable
+from regraft.eventlog import EventLog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -17,8 +24,10 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    def __init__(self) -> None:
+    def __init__(self, log: EventLog) -> None:
         self._registry = CollectorRegistry()
+        self._outbox = Outbox(log)
+        self._registry.register(self._outbox)
         self.predictions = self._counter(
             "regraft_predictions_total", "Predictions answered.", "version", "arm", "label"
         )
@@ -42,7 +51,15 @@ class Metrics:
         )
         # The lowest of the live workers: a release has arrived when it has arrived everywhere.
         self.generation = self._gauge("regraft_release_generation", "Generation of the release being served.")
+        self.stale = self._gauge(
+            "regraft_release_stale", "1 while a worker may not serve the newest release.", mode="livemax"
+        )
         self.candidate_share = self._gauge("regraft_candidate_share", "Share of the subjects the candidate answers.")
+        self.shadows_dropped = self._counter(
+            "regraft_shadows_dropped_total", "Audited predictions without the other arm's answer, by why.", "reason"
+        )
+        for reason in ("slow", "failed"):  # shown at nought, so that the first one is an increase
+            self.shadows_dropped.labels(reason)
         self.swaps = self._counter("regraft_swaps_total", "Releases taken over, or not, by each worker.", "outcome")
 
     def render(self) -> bytes:
@@ -52,6 +69,7 @@ class Metrics:
             return generate_latest(self._registry)
         forget_dead_workers(Path(folder))
         registry = CollectorRegistry()
+        registry.register(self._outbox)
         multiprocess.MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
@@ -61,8 +79,30 @@ class Metrics:
     def _histogram(self, name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, about, labels, buckets=buckets, registry=self._registry)
 
-    def _gauge(self, name: str, about: str) -> Gauge:
-        return Gauge(name, about, multiprocess_mode="livemin", registry=self._registry)
+    def _gauge(self, name: str, about: str, mode: Literal["livemin", "livemax"] = "livemin") -> Gauge:
+        return Gauge(name, about, multiprocess_mode=mode, registry=self._registry)
+
+
+class Outbox(Collector):
+    """What waits on this machine for Kafka, asked of the log at each look: so every worker knows it, whoever relays."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    def collect(self) -> Iterator[Metric]:
+        """Nothing while the log cannot be read: better no figure than an old one."""
+        try:
+            backlog = self._log.backlog()
+        except LogUnavailable:
+            return
+        yield GaugeMetricFamily(
+            "regraft_outbox_events", "Events on this machine that Kafka has not acknowledged.", backlog.events
+        )
+        yield GaugeMetricFamily("regraft_outbox_oldest_seconds", "Age of the oldest of them.", backlog.oldest_seconds)
+
+    def describe(self) -> list[Metric]:
+        """So that registering asks nothing of the log."""
+        return []
 
 
 def forget_dead_workers(folder: Path) -> None:

@@ -14,6 +14,7 @@ from service.feedback import FeedbackBox
 from service.following import Following
 from service.gate import Gate
 from service.journal import Journal
+from service.memory import Memory
 from service.metrics import Metrics
 from service.models import load
 from service.predictor import Predictor
@@ -33,14 +34,15 @@ class Parts:
 
     @classmethod
     def assemble(cls, settings: Settings) -> "Parts":
-        """Raises ConfigError, or LogUnavailable."""
+        """Raises ConfigError. A log that is away is no reason not to start: see Following."""
         task = Task.load(settings.task)
         guard = keys_file.guard(settings.keys_file)
         log = open_log(settings.log)
-        metrics = Metrics()
+        metrics = Metrics(log)
         store = VersionStore(settings.versions, settings.home.resolve() / "cache")
         loading = partial(load, store, task=task, provider=settings.provider, on_batch=partial(_observe, metrics))
-        following = Following(log, loading, metrics, poll_seconds=settings.poll_seconds)
+        memory = Memory(settings.home.resolve() / "release.json")
+        following = Following(log, loading, metrics, memory, poll_seconds=settings.poll_seconds)
         journal = Journal(log)
         return cls(
             task=task,

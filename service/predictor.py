@@ -82,7 +82,7 @@ class Predictor:
                 try:
                     scores = await model.score(encodings)
                     latency = time.perf_counter() - started
-                    shadows = dict(zip(drawn, await _shadows(shadowing, len(drawn)), strict=True))
+                    shadows = dict(zip(drawn, await self._shadows(shadowing, len(drawn)), strict=True))
                 finally:
                     if shadowing:
                         shadowing.cancel()
@@ -112,6 +112,20 @@ class Predictor:
         logged = await self._log(predictions)
         self._observe(predictions, scores, time.perf_counter() - started)
         return Answer(predictions, model.labels, logged)
+
+    async def _shadows(
+        self, shadowing: asyncio.Task[list[Shadow]] | None, size: int
+    ) -> Sequence[Shadow | None]:
+        """One for each audited input; None where there is no other arm, or it is slow or fails: no caller must tell."""
+        if shadowing is None:
+            return [None] * size
+        await asyncio.wait([shadowing], timeout=SHADOW_PATIENCE_SECONDS)
+        if shadowing.done() and not shadowing.exception():
+            return shadowing.result()
+        reason = "failed" if shadowing.done() else "slow"
+        logger.warning("audited predictions go without the other arm's answer: %s", reason)
+        self._metrics.shadows_dropped.labels(reason).inc(size)
+        return [None] * size
 
     async def _log(self, predictions: Sequence[PredictionMade]) -> bool | None:
         if self._journal is None:
@@ -150,19 +164,6 @@ async def _shadow(model: Model, inputs: Sequence[str]) -> list[Shadow]:
         Shadow(version=model.version, label=_label(model, score), probabilities=tuple(score.probabilities))
         for score in scores
     ]
-
-
-async def _shadows(shadowing: asyncio.Task[list[Shadow]] | None, size: int) -> Sequence[Shadow | None]:
-    """One for each audited input; None where there is no other arm, or it is slow or fails: no caller must tell."""
-    if shadowing is None:
-        return [None] * size
-    await asyncio.wait([shadowing], timeout=SHADOW_PATIENCE_SECONDS)
-    if shadowing.done() and not shadowing.exception():
-        return shadowing.result()
-    logger.warning(
-        "audited predictions go without the other arm's answer: %s", "it failed" if shadowing.done() else "slow"
-    )
-    return [None] * size
 
 
 def _label(model: Model, score: Score) -> str:

@@ -106,6 +106,7 @@ async def release(request: Request) -> Response:
         ReleaseAnswer(
             newest=_release(following.release),
             serving=_release(served) if served else None,
+            stale=following.stale,
             loaded=following.loaded,
             refused=following.refused,
         )

@@ -100,6 +100,10 @@ class ServedRelease(BaseModel):
 class ReleaseAnswer(BaseModel):
     newest: ServedRelease = Field(description="what the event log says")
     serving: ServedRelease | None = Field(description="what answers now; null until a production version is loaded")
+    stale: str | None = Field(
+        description="why `serving` may not be the newest release: the event log cannot be read, or a version cannot be"
+        " fetched yet; null while all is well"
+    )
     loaded: list[str] = Field(description="versions in memory")
     refused: dict[str, str] = Field(description="versions of the newest release that must not serve, and why")
 

@@ -6,14 +6,14 @@ all; `Event.id` tells a repeated event.
 """
 
 from regraft.errors import ConfigError
-from regraft.eventlog.base import Consumer, EventLog, Record, replay
+from regraft.eventlog.base import Backlog, Consumer, EventLog, Record, replay
 from regraft.eventlog.sqlite import SQLiteLog
 
-__all__ = ["Consumer", "EventLog", "Record", "SQLiteLog", "open_log", "replay"]
+__all__ = ["Backlog", "Consumer", "EventLog", "Record", "SQLiteLog", "open_log", "replay"]
 
 
 def open_log(url: str) -> EventLog:
-    """The log at `url`, created if it is not there. Raises ConfigError for a URL that no backend knows."""
+    """The log at `url`, made at its first use if it is not there. Raises ConfigError for a URL that no backend knows."""
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path:
         return SQLiteLog(path)

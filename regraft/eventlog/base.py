@@ -18,6 +18,13 @@ class Record(NamedTuple):
     event: Event
 
 
+class Backlog(NamedTuple):
+    """What was appended on this machine and cannot be read by consumers yet."""
+
+    events: int
+    oldest_seconds: float
+
+
 class Consumer(Protocol):
     """One reader's way through the log. Not for several threads at once."""
 
@@ -37,7 +44,8 @@ class Consumer(Protocol):
 
 
 class EventLog(Protocol):
-    """Safe to use from several threads and several processes at once."""
+    """Safe to use from several threads and several processes at once. It is opened at its first use, and again after a
+    failure: a disk that is away, or a broker, at the start is no other outage than one in mid-work."""
 
     def append(self, events: Sequence[Event]) -> None:
         """Durable when it returns; all of `events` or none. An event whose id the log already has is left out, here or,
@@ -61,6 +69,10 @@ class EventLog(Protocol):
 
     def flush(self, seconds: float) -> None:
         """Wait until what was appended here before can be read by consumers. Raises LogUnavailable after `seconds`."""
+        ...
+
+    def backlog(self) -> Backlog:
+        """Nothing, unless the log has a relay. Raises LogUnavailable."""
         ...
 
     def trim(self, before: datetime) -> int:

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from regraft.errors import LogUnavailable
 from regraft.eventlog.address import KafkaAddress
-from regraft.eventlog.base import Consumer
+from regraft.eventlog.base import Backlog, Consumer
 from regraft.eventlog.cluster import Cluster
 from regraft.eventlog.publisher import Publisher
 from regraft.eventlog.relay import NAME, Relay
@@ -31,7 +31,7 @@ class KafkaLog:
     """Makes no connection until one is needed, so that it opens without a broker."""
 
     def __init__(self, address: KafkaAddress) -> None:
-        """Raises LogUnavailable where the local log cannot be opened, ConfigError where the password cannot be read."""
+        """Raises ConfigError where the password cannot be read."""
         address.client_options()
         self._straight = address.durability == "broker"
         self._local = SQLiteLog(address.local)
@@ -67,13 +67,13 @@ class KafkaLog:
         end, deadline = self._local.end(), time.monotonic() + seconds
         while self._local.committed(NAME) < end:
             if time.monotonic() > deadline:
-                raise LogUnavailable(f"{self.waiting()} events still wait on this machine for Kafka")
+                raise LogUnavailable(f"{self.backlog().events} events still wait on this machine for Kafka")
             self._relay.wake()
             time.sleep(0.01)
 
-    def waiting(self) -> int:
-        """Events on this machine that Kafka has not acknowledged."""
-        return self._local.count((), self._local.committed(NAME))
+    def backlog(self) -> Backlog:
+        """Events on this machine that Kafka has not acknowledged, whoever appended them."""
+        return self._local.behind(NAME)
 
     def trim(self, before: datetime) -> int:
         """Kafka forgets by itself, as its topics say. Here only what was forwarded is forgotten."""

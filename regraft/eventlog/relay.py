@@ -8,7 +8,8 @@ The order, and what a kill between two steps does:
 4. commit in the local log
 5. now and then forget what was forwarded
 
-Killed before 4, the same events are published again: consumers drop what they have seen by event id. Every process
+Killed before 4, the same events are published again: consumers drop what they have seen by event id. Where 4 fails (the
+disk is full) they are not: this relay goes on behind them, and the next commit is for all. Every process
 that has the log open has a relay, and the one of them with the lease works: so when a process dies another goes on, and
 no two publish the same events all the time. `python -m regraft.eventlog.relay` is a process that does nothing else;
 started first, it spares the service the work.
@@ -72,23 +73,30 @@ class Relay:
     def forward(self) -> int:
         """Steps 1 to 4 once; says how many events it was."""
         consumer = self._consumer or self._local.consumer(NAME)
-        self._consumer = None  # until all went well: what was polled and not committed is read again
+        self._consumer = None  # until it is published: otherwise it is read again
         records = consumer.poll(BATCH)  # 1
         if records:
             refused = self._publisher.publish([record.event for record in records])  # 2
             self._set_aside(refused)  # 3
-            consumer.commit()  # 4
         self._consumer = consumer
+        consumer.commit()  # 4
         return len(records)
 
     def _run(self) -> None:
         try:
-            while not self._lease.acquire():
+            while not self._leads():
                 if self._stop.wait(STANDBY_SECONDS):
                     return
             self._work()
         finally:
             self._lease.release()
+
+    def _leads(self) -> bool:
+        try:
+            return self._lease.acquire()
+        except OSError as error:  # a folder that is not there yet, or a full disk
+            self._complain(LogUnavailable(f"the relay's lease: {error}"))
+            return False
 
     def _work(self) -> None:
         """Until it is told to stop, and then until there is nothing left or Kafka is away."""

@@ -12,6 +12,7 @@ has seen is ever given again.
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from regraft.errors import LogUnavailable
-from regraft.eventlog.base import Consumer, Record
+from regraft.eventlog.base import Backlog, Consumer, Record
 from regraft.events import KINDS, Event, PredictionMade, decode, encode, kind_of
 
 STREAM = "log"
 BUSY_SECONDS = 30.0
 _SCHEMA = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS events (
     offset INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -35,6 +37,7 @@ CREATE TABLE IF NOT EXISTS events (
 );
 CREATE INDEX IF NOT EXISTS sparse ON events (kind, offset) WHERE kind <> 'prediction_made';
 CREATE TABLE IF NOT EXISTS consumers (name TEXT PRIMARY KEY, offset INTEGER NOT NULL, holds INTEGER NOT NULL);
+COMMIT;
 """
 
 
@@ -47,13 +50,7 @@ class SQLiteLog:
         self._connections: list[sqlite3.Connection] = []
         weakref.finalize(self, _close_all, self._connections).atexit = False  # for a log that nobody closes
         self._lock = threading.Lock()
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._writing() as connection:
-                for statement in _SCHEMA.split(";"):
-                    connection.execute(statement)
-        except (OSError, sqlite3.Error) as error:
-            raise LogUnavailable(f"the event log {self._path} cannot be opened: {error}") from error
+        self._made = False
 
     def append(self, events: Sequence[Event]) -> None:
         rows = [(event.id, kind_of(event), event.at.timestamp(), encode(event).decode()) for event in events]
@@ -61,7 +58,7 @@ class SQLiteLog:
         try:
             with self._writing(synced=synced) as connection:
                 connection.executemany("INSERT OR IGNORE INTO events (id, kind, at, body) VALUES (?, ?, ?, ?)", rows)
-        except (sqlite3.Error, OSError) as error:
+        except sqlite3.Error as error:
             raise LogUnavailable(f"the event log takes no events: {error}") from error
 
     def consumer(
@@ -78,6 +75,9 @@ class SQLiteLog:
 
     def flush(self, seconds: float) -> None:
         """Consumers read what `append` wrote; there is nothing to wait for."""
+
+    def backlog(self) -> Backlog:
+        return Backlog(0, 0.0)
 
     def trim(self, before: datetime) -> int:
         transient = [name for name, kind in KINDS.items() if not kind.retained]
@@ -111,13 +111,21 @@ class SQLiteLog:
         try:
             with self._writing() as connection:
                 connection.execute("INSERT OR REPLACE INTO consumers VALUES (?, ?, ?)", (name, offset, holds))
-        except (sqlite3.Error, OSError) as error:
+        except sqlite3.Error as error:
             raise LogUnavailable(f"the event log keeps no offsets: {error}") from error
 
     def committed(self, name: str) -> int:
         """The last offset that the consumer `name` is done with."""
         rows = self._query("SELECT offset FROM consumers WHERE name = ?", (name,))
         return int(rows[0][0]) if rows else 0
+
+    def behind(self, name: str) -> Backlog:
+        """What `name` has not committed. May count a few too many, never too few, and takes no longer for more."""
+        committed = self.committed(name)
+        oldest = self._query("SELECT at FROM events WHERE offset > ? ORDER BY offset LIMIT 1", (committed,))
+        if not oldest:
+            return Backlog(0, 0.0)
+        return Backlog(self.end() - committed, max(0.0, time.time() - oldest[0][0]))
 
     def end(self) -> int:
         """The last offset."""
@@ -142,13 +150,27 @@ class SQLiteLog:
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
+            with self._lock:
+                connection = self._local.connection = self._connected()
+                self._connections.append(connection)
+        return connection
+
+    def _connected(self) -> sqlite3.Connection:
+        """Raises LogUnavailable."""
+        connection = None
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(
                 self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             connection.execute("PRAGMA journal_mode = WAL")
-            self._local.connection = connection
-            with self._lock:
-                self._connections.append(connection)
+            if not self._made:
+                connection.executescript(_SCHEMA)
+                self._made = True
+        except (OSError, sqlite3.Error) as error:
+            if connection is not None:
+                connection.close()
+            raise LogUnavailable(f"the event log {self._path} cannot be opened: {error}") from error
         return connection
 
     @contextmanager

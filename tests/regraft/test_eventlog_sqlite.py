@@ -99,8 +99,21 @@ def test_a_locked_log_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4000])
 def test_a_damaged_file_is_said(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "log.sqlite").write_bytes(content)
-    with pytest.raises(LogUnavailable):
-        SQLiteLog(tmp_path / "log.sqlite")
+    log = SQLiteLog(tmp_path / "log.sqlite")
+    with pytest.raises(LogUnavailable, match=r"log\.sqlite cannot be opened"):
+        log.append([prediction()])
+    (tmp_path / "log.sqlite").unlink()
+    log.append([prediction()])
+    assert len(ids(log)) == 1
+
+
+def test_a_log_whose_folder_cannot_be_made_is_said_and_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file in the way")
+    log = SQLiteLog(tmp_path / "home" / "log.sqlite")
+    with pytest.raises(LogUnavailable, match="cannot be opened"):
+        log.consumer("recorder")
+    (tmp_path / "home").unlink()
+    assert log.consumer("recorder").poll() == []
 
 
 def test_following_rare_kinds_does_not_read_the_predictions(tmp_path: Path) -> None:

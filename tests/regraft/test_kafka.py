@@ -145,7 +145,7 @@ def test_with_durability_broker_an_event_is_there_when_append_returns(url: str) 
         events = related(3)
         log.append(events)
         assert [record.event for record in drain(log.consumer())] == events
-        assert log.waiting() == 0
+        assert log.backlog().events == 0
 
 
 def test_of_two_machines_that_change_the_release_one_wins(url: str, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_without_a_broker_the_log_takes_events_and_forwards_them_later(
     events = related(10)
     away.append(events)
     assert time.monotonic() - started < 2
-    assert away.waiting() == 10
+    assert away.backlog().events == 10
     with pytest.raises(LogUnavailable, match="not to be reached"):
         away.consumer().poll()
     with pytest.raises(LogUnavailable):
@@ -280,7 +280,7 @@ def test_a_relay_killed_in_mid_batch_loses_and_doubles_nothing(url: str, kafka: 
                     log.append(last)
                     while len(found) < before + 100:
                         found += consumer.poll()
-                    killed += log.waiting() > 0
+                    killed += log.backlog().events > 0
                     os.kill(other.pid, signal.SIGKILL)
         with closing(opened(url)) as log:
             log.flush(PATIENCE)

@@ -8,6 +8,7 @@ from regraft import releases
 from regraft.errors import LogUnavailable, NotReady, VersionRefused
 from service import following
 from service.following import Following
+from service.memory import Memory
 from service.metrics import Metrics
 from service.models import Model
 from service.parts import Parts
@@ -99,33 +100,92 @@ async def test_what_cannot_be_fetched_yet_is_tried_again(
     assert parts.following.serving.production.version == "v1"
     await parts.following.refresh()
     assert parts.following.serving.production.version == "v1"  # not at once
+    assert parts.following.stale == "generation 2 cannot be loaded yet: the store is away"
     monkeypatch.setattr(following, "RETRY_SECONDS", 0.0)
     parts.following._retry_at = 0.0
     await parts.following.refresh()
     assert parts.following.serving.production.version == "v2"
+    assert parts.following.stale is None
     assert swaps(parts, "failed") == 1
 
 
 async def test_a_log_that_cannot_be_read_changes_nothing(
     installation: Installation, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse() -> releases.Release:
-        raise LogUnavailable("away")
-
-    monkeypatch.setattr(parts.following._follower, "refresh", refuse)
+    monkeypatch.setattr(parts.following._follower, "refresh", _refuse)
     await parts.following.refresh()
     assert parts.following.serving.production.version == "v1"
+    assert parts.following.stale == "the release cannot be read: away"
+    assert parts.metrics.stale._value.get() == 1
+    monkeypatch.undo()
+    await parts.following.refresh()
+    assert parts.following.stale is None
+    assert parts.metrics.stale._value.get() == 0
+
+
+async def test_a_server_that_starts_while_the_log_is_away_serves_what_it_served_last(
+    installation: Installation, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.release("v1", "v2", 0.4)
+    await parts.following.refresh()
+    again = Parts.assemble(installation.settings)
+    monkeypatch.setattr(again.following._follower, "refresh", _refuse)
+    await again.start()
+    assert again.following.serving.release == parts.following.serving.release
+    assert again.following.serving.candidate is not None
+    assert again.following.stale == "the release cannot be read: away"
+    before = again.following.serving
+    monkeypatch.undo()
+    await again.following.refresh()
+    assert again.following.stale is None
+    assert again.following.serving is before  # it is the newest: nothing is loaded again
+    installation.release("v2")
+    await again.following.refresh()
+    assert again.following.serving.production.version == "v2"
+    await again.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"generation": 1, "production"', b'{"share": "much"}'])
+async def test_without_log_and_memory_a_server_is_alive_and_says_why_it_is_not_ready(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    if content is not None:
+        (installation.settings.home / "release.json").write_bytes(content)
+    parts = Parts.assemble(installation.settings)
+    monkeypatch.setattr(parts.following._follower, "refresh", _refuse)
+    await parts.start()
+    assert not parts.following.ready
+    with pytest.raises(NotReady, match="the release cannot be read: away"):
+        _ = parts.following.serving
+    monkeypatch.undo()
+    await parts.following.refresh()
+    assert parts.following.serving.production.version == "v1"
+    await parts.close()
+
+
+async def test_a_memory_that_cannot_be_kept_costs_only_the_memory(installation: Installation) -> None:
+    (installation.settings.home / "release.json").mkdir(parents=True)
+    parts = Parts.assemble(installation.settings)
+    await parts.start()
+    assert parts.following.ready
+    assert [path.name for path in installation.settings.home.iterdir() if path.name.startswith(".")] == []
+    await parts.close()
 
 
 async def test_without_any_version_that_may_serve_the_service_is_not_ready(installation: Installation) -> None:
     def refuse(version: str) -> Model:
         raise VersionRefused(f"version {version} is no good")
 
-    one = Following(installation.log, refuse, Metrics(), poll_seconds=1)
+    memory = Memory(installation.settings.home / "release.json")
+    one = Following(installation.log, refuse, Metrics(installation.log), memory, poll_seconds=1)
     await one.start()
     assert not one.ready
     assert one.refused == {"v1": "version v1 is no good"}
     await one.close()
+
+
+def _refuse() -> releases.Release:
+    raise LogUnavailable("away")
 
 
 def _failing_first(load: Callable[[str], Model], error: Exception) -> Callable[[str], Model]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from regraft.errors import LogUnavailable
-from regraft.eventlog import Consumer
+from regraft.eventlog import Backlog, Consumer
 from regraft.events import Event, FeedbackGiven
 from service.journal import LARGEST_COMMIT, Journal
 
@@ -31,6 +31,9 @@ class FakeLog:
         raise NotImplementedError
 
     def flush(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    def backlog(self) -> Backlog:
         raise NotImplementedError
 
     def trim(self, before: object) -> int:

@@ -102,6 +102,7 @@ async def test_a_shadow_that_fails_costs_the_caller_nothing(installation: Instal
     await parts.following.refresh()
     (one,) = await ask(parts, "explode", subject="ada")
     assert (one.version, one.audit_probability, one.shadow) == ("v1", 1.0, None)
+    assert parts.metrics.shadows_dropped.labels("failed")._value.get() == 1
 
 
 @pytest.mark.parametrize("installation", [EXPERIMENT], indirect=True)
@@ -114,6 +115,7 @@ async def test_a_slow_shadow_is_not_waited_for(
     await parts.following.refresh()
     (one,) = await ask(parts, "hello", subject="ada")
     assert (one.version, one.shadow) == ("v1", None)
+    assert parts.metrics.shadows_dropped.labels("slow")._value.get() == 1
 
 
 @pytest.mark.parametrize("installation", [{"serving": {"timeout_seconds": 0.01}}], indirect=True)
