@@ -113,9 +113,7 @@ class Predictor:
         self._observe(predictions, scores, time.perf_counter() - started)
         return Answer(predictions, model.labels, logged)
 
-    async def _shadows(
-        self, shadowing: asyncio.Task[list[Shadow]] | None, size: int
-    ) -> Sequence[Shadow | None]:
+    async def _shadows(self, shadowing: asyncio.Task[list[Shadow]] | None, size: int) -> Sequence[Shadow | None]:
         """One for each audited input; None where there is no other arm, or it is slow or fails: no caller must tell."""
         if shadowing is None:
             return [None] * size

@@ -201,7 +201,8 @@ def test_the_openapi_page_shows_requests_answers_and_errors(server: Server) -> N
 
 def test_the_release_is_shown(server: Server) -> None:
     served = {"generation": 1, "production": "v1", "candidate": None, "share": 0.0}
-    assert server.get("/release").json() == {"newest": served, "serving": served, "loaded": ["v1"], "refused": {}}
+    shown = {"newest": served, "serving": served, "stale": None, "loaded": ["v1"], "refused": {}}
+    assert server.get("/release").json() == shown
 
 
 def test_feedback_is_logged_under_the_prediction(server: Server) -> None:
