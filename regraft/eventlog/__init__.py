@@ -13,7 +13,7 @@ __all__ = ["Backlog", "Consumer", "EventLog", "Record", "SQLiteLog", "open_log",
 
 
 def open_log(url: str) -> EventLog:
-    """The log at `url`, made at its first use if it is not there. Raises ConfigError for a URL that no backend knows."""
+    """The log at `url`, made at its first use. Raises ConfigError for a URL that no backend knows."""
     scheme, _, path = url.partition(":///")
     if scheme == "sqlite" and path:
         return SQLiteLog(path)

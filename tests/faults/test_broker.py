@@ -133,8 +133,8 @@ def test_a_service_killed_while_the_broker_is_away_answers_again_before_it_is_ba
         wait_until(lambda: len(callers.answers) > 100)
         with kafka.killed():
             outlast(callers)
-            for process in (first.process, *first.workers()):
-                process.send_signal(signal.SIGKILL)
+            for pid in (first.process.pid, *(worker.pid for worker in first.workers())):
+                os.kill(pid, signal.SIGKILL)
             second = stack.enter_context(serving(installation))
             wait_until(second.ready, seconds=PATIENCE)
             outlast(callers)

@@ -35,17 +35,12 @@ def cut_the_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_bytes(content[: len(content) // 2])
 
 
-def lose_the_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-
-
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (flip_a_byte, "model.onnx of version {} is missing or damaged"),
         (lose_a_file, "model.onnx of version {} is missing or damaged"),
         (cut_the_manifest, "the manifest of version {} is damaged"),
-        (lose_the_manifest, "there is no version '{}'"),
     ],
 )
 def test_a_damaged_version_is_refused_with_the_reason_and_production_goes_on(
@@ -60,6 +55,30 @@ def test_a_damaged_version_is_refused_with_the_reason_and_production_goes_on(
 def test_a_candidate_that_does_not_reproduce_its_golden_examples_gets_no_traffic(server: Server) -> None:
     server.installation.publish("other", behaviour="wrong_golden")
     refused_when_released(server, "other", "golden example 0 is answered with a difference", candidate=True)
+
+
+def test_a_version_that_is_not_there_yet_is_waited_for_and_production_goes_on(server: Server) -> None:
+    """Its manifest comes last: a store may show the release before the version."""
+    installation = server.installation
+    installation.publish("late")
+    manifest = Path(installation.settings.versions) / "late" / "manifest.json"
+    manifest.rename(manifest.with_suffix(".away"))
+    with calling(server, threads=4) as callers:
+        installation.release("late")
+        wait_until(lambda: server.get("/release").json()["stale"])
+        shown = server.get("/release").json()
+        count = len(callers.answers)
+        wait_until(lambda: len(callers.answers) > count + 200)
+        manifest.with_suffix(".away").rename(manifest)
+        wait_until(lambda: server.get("/release").json()["serving"]["production"] == "late")
+    installation.release("good")
+    wait_until(lambda: server.get("/release").json()["serving"]["production"] == "good")
+    counts = tally(callers, installation.log)
+    print(f"late: {counts}")
+    assert "there is no version 'late'" in shown["stale"]
+    assert shown["serving"]["production"] == "good"
+    assert callers.failures == []
+    assert (counts.lost, counts.doubled, counts.unlogged) == (0, 0, 0)
 
 
 def refused_when_released(server: Server, version: str, reason: str, *, candidate: bool) -> None:

@@ -76,7 +76,8 @@ class _Caller:
         began = time.monotonic()
         status, content = self._post(path, body | {"subject": f"{self._number} {self._count}"})
         if status != 200:
-            return self._failed(status, content)
+            self._failed(status, content)
+            return
         self._callers.slowest = max(self._callers.slowest, time.monotonic() - began)
         answer = json.loads(content)
         self._callers.answers += [answer] if self._batch == 1 else answer["predictions"]
