@@ -25,10 +25,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Caller(NamedTuple):
-    """What a call says of itself beside its message; `name` is its key's."""
+    """What a call says of itself beside its message; `name` is its API key's."""
 
     name: str | None
     trace_id: str | None
+    idempotency_key: str | None
 
 
 Handler = Callable[[Any, Caller], Awaitable[Any]]
@@ -69,7 +70,8 @@ async def _call(
 ) -> bytes:
     try:
         name = parts.guard.admit(_metadata(context, "authorization"), scopes)
-        caller = Caller(name, trace_id(_metadata(context, "traceparent")))
+        trace = trace_id(_metadata(context, "traceparent"))
+        caller = Caller(name, trace, _metadata(context, "idempotency-key"))
         with parts.gate if scopes else ALWAYS_OPEN:
             answer = await handler(_read(kind, body), caller)
         content: bytes = answer.SerializeToString()

@@ -87,9 +87,10 @@ class Feedback:
         self._box = parts.feedback
         self.handlers: Mapping[str, Handler] = {"Give": self.give}
 
-    async def give(self, request: Any, _: Caller) -> Any:
+    async def give(self, request: Any, caller: Caller) -> Any:
         body = check(FeedbackBody, {field.name: value for field, value in request.ListFields()})
-        given = await self._box.give(FeedbackGiven(**body.model_dump()))
+        feedback = FeedbackGiven(**body.model_dump())
+        given = await self._box.give(feedback, key=caller.idempotency_key, caller=caller.name)
         return _Thanks(feedback_id=given.id, prediction_id=given.prediction_id)
 
 

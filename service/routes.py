@@ -8,6 +8,7 @@ from regraft.errors import NotFound, PayloadTooLarge
 from regraft.events import FeedbackGiven, PredictionMade
 from regraft.releases import Release
 from service import metrics, oip_http
+from service.feedback import LONGEST_KEY
 from service.http import (
     DirectRoute,
     answer_error,
@@ -32,6 +33,19 @@ from service.schemas import (
     parse,
 )
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
+_DOCUMENTED_KEY = {
+    "parameters": [
+        {
+            "name": IDEMPOTENCY_KEY,
+            "in": "header",
+            "required": False,
+            "description": "what you call this feedback by: sent again under the same key it is logged once. Without"
+            " one, feedback that says the same of the same prediction is the same feedback",
+            "schema": {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
+        }
+    ]
+}
 # BentoML's own pages, which it routes after what is mounted.
 _PAGES = ("/", "/docs.json", "/static_content", "/assets")
 
@@ -59,7 +73,7 @@ def build() -> FastAPI:
         summary="Say whether a prediction was right",
         status_code=202,
         response_model=FeedbackAnswer,
-        openapi_extra=documented_body(FeedbackBody),
+        openapi_extra=documented_body(FeedbackBody) | _DOCUMENTED_KEY,
         responses=documented_errors(400, 408, 413, 415, 422, 503),
     )(feedback)
     app.get("/release", summary="Which versions answer", response_model=ReleaseAnswer)(release)
@@ -95,7 +109,9 @@ async def predict_batch(request: Request) -> Response:
 async def feedback(request: Request) -> Response:
     parts = parts_of(request)
     body = parse(FeedbackBody, await read_body(request, parts.task.serving))
-    given = await parts.feedback.give(FeedbackGiven(**body.model_dump()))
+    given = await parts.feedback.give(
+        FeedbackGiven(**body.model_dump()), key=request.headers.get(IDEMPOTENCY_KEY), caller=caller_of(request)
+    )
     return json_response(FeedbackAnswer(feedback_id=given.id, prediction_id=given.prediction_id), 202)
 
 

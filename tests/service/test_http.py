@@ -219,6 +219,35 @@ def test_feedback_is_logged_under_the_prediction(server: Server) -> None:
     assert (event.correct, event.label, event.comment, event.subject) == (False, "neutral", "meh", "ada")
 
 
+def test_feedback_sent_again_is_logged_once(server: Server) -> None:
+    """Whoever was told to try again cannot know whether the first was logged."""
+    said = {"prediction_id": new_id(), "correct": False, "label": "neutral"}
+    given = [server.post("/feedback", said | more).json()["feedback_id"] for more in ({}, {}, {"subject": "ada"}) * 2]
+    assert len(set(given)) == 2
+    logged = [one.id for one in events_of(server.installation.log, FeedbackGiven) if one.key == said["prediction_id"]]
+    assert sorted(logged) == sorted(set(given))
+
+
+def test_feedback_under_one_key_is_logged_once_and_the_first_counts(server: Server) -> None:
+    said = {"prediction_id": new_id(), "correct": False}
+
+    def give(key: str, **more: str) -> str:
+        return str(server.post("/feedback", said | more, headers={"Idempotency-Key": key}).json()["feedback_id"])
+
+    first, again, other = give("one", comment="meh"), give("one", comment="bah"), give("two", comment="meh")
+    assert first == again != other
+    logged = [one for one in events_of(server.installation.log, FeedbackGiven) if one.key == said["prediction_id"]]
+    assert [(one.id, one.comment) for one in logged] == [(first, "meh"), (other, "meh")]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201])
+def test_a_key_of_no_use_is_refused(server: Server, key: str) -> None:
+    said = {"prediction_id": new_id(), "correct": True}
+    response = server.post("/feedback", said, headers={"Idempotency-Key": key})
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_input")
+    assert "idempotency-key" in response.json()["error"]["message"]
+
+
 def test_feedback_on_an_unknown_prediction_is_taken_to_be_joined_later(server: Server) -> None:
     unknown = new_id()
     hyphenated = f"{unknown[:8]}-{unknown[8:12]}-{unknown[12:16]}-{unknown[16:20]}-{unknown[20:]}".upper()

@@ -82,6 +82,14 @@ def test_feedback_is_logged_under_the_prediction(server: Server, channel: grpc.C
     assert (event.comment, event.subject) == ("meh", "ada")
 
 
+def test_feedback_sent_again_is_the_same_feedback(server: Server, channel: grpc.Channel) -> None:
+    given = Give(prediction_id=new_id(), correct=False)
+    first, again = (give(channel)(given).feedback_id for _ in range(2))
+    keyed = {give(channel)(given, metadata=[("idempotency-key", "7")]).feedback_id for _ in range(2)}
+    assert first == again
+    assert len(keyed | {first}) == 2
+
+
 def refused(call: Any, code: grpc.StatusCode, sentence: str) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as caught:
         call()
