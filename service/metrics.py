@@ -5,6 +5,7 @@ Made inside the service object: the directory that the processes share is set by
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from regraft.errors import LogUnavailable
 from regraft.eventlog import EventLog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+FILE_BYTES = 1 << 20  # some 5,000 series of each kind, of one worker
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -25,6 +27,8 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 class Metrics:
     def __init__(self, log: EventLog) -> None:
+        if folder := os.environ.get(SHARED_FOLDER):
+            reserve_room(Path(folder))
         self._registry = CollectorRegistry()
         self._outbox = Outbox(log)
         self._registry.register(self._outbox)
@@ -103,6 +107,14 @@ class Outbox(Collector):
     def describe(self) -> list[Metric]:
         """So that registering asks nothing of the log."""
         return []
+
+
+def reserve_room(folder: Path) -> None:
+    """This process' files, full of zeros, before prometheus_client makes them full of holes: it writes to them as to
+    memory, and where the disk has no room left for a hole, the kernel kills the process."""
+    for kind in ("counter", "histogram", "gauge_livemin", "gauge_livemax"):
+        with suppress(FileExistsError), (folder / f"{kind}_{os.getpid()}.db").open("xb") as file:
+            file.write(bytes(FILE_BYTES))
 
 
 def forget_dead_workers(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What became of the events of all that was answered, as a consumer sees it that drops what it has seen."""
 
 import os
+import time
 from collections import Counter
 from contextlib import closing
 from typing import NamedTuple
@@ -8,9 +9,11 @@ from typing import NamedTuple
 from regraft.eventlog import EventLog
 from regraft.events import FeedbackGiven, PredictionMade
 from tests.service.callers import Callers
+from tests.service.conftest import Server, wait_until
 
 # How long a fault lasts: a few seconds for every change, a minute or more to be sure.
 SECONDS = float(os.environ.get("REGRAFT_FAULT_SECONDS", "3"))
+PATIENCE = 60.0 + SECONDS  # until what waited has reached Kafka
 
 
 class Tally(NamedTuple):
@@ -52,3 +55,20 @@ def tally(callers: Callers, log: EventLog) -> Tally:
         failed=len(callers.failures),
         slowest=callers.slowest,
     )
+
+
+def outlast(callers: Callers, seconds: float = SECONDS, *, then: int = 50) -> None:
+    """Until `seconds` are over and `then` more answers have come."""
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > end, seconds=seconds + 1)
+    count = len(callers.answers)
+    wait_until(lambda: len(callers.answers) >= count + then)
+
+
+def waiting(server: Server) -> float:
+    """Events on the server's machine that Kafka has not acknowledged; 0 without a Kafka."""
+    return server.samples()["regraft_outbox_events"]
+
+
+def settled(server: Server) -> None:
+    wait_until(lambda: waiting(server) == 0, seconds=PATIENCE, every=0.1)

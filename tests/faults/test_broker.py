@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -17,13 +16,11 @@ from regraft.eventlog import SQLiteLog, relay
 from regraft.events import PredictionMade
 from tests.brokers import Broker
 from tests.faults.conftest import on_kafka
-from tests.faults.counting import SECONDS, Tally, tally
+from tests.faults.counting import PATIENCE, SECONDS, Tally, outlast, settled, tally, waiting
 from tests.service.callers import Callers, calling
 from tests.service.conftest import Installation, Server, serving, wait_until
 
 pytestmark = pytest.mark.kafka
-
-PATIENCE = 60.0
 
 
 class Relayed(NamedTuple):
@@ -56,18 +53,6 @@ def relaying(installation: Installation) -> Iterator[subprocess.Popen[bytes]]:
             process.terminate()
 
 
-def outlast(callers: Callers, seconds: float = SECONDS, *, then: int = 50) -> None:
-    """Until `seconds` are over and `then` more answers have come."""
-    end = time.monotonic() + seconds
-    wait_until(lambda: time.monotonic() > end, seconds=seconds + 1)
-    count = len(callers.answers)
-    wait_until(lambda: len(callers.answers) >= count + then)
-
-
-def waiting(server: Server) -> float:
-    return server.samples()["regraft_outbox_events"]
-
-
 def written(installation: Installation) -> int:
     """Records of predictions in Kafka, repeated ones too."""
     with closing(installation.log.consumer(kinds=[PredictionMade])) as consumer:
@@ -76,7 +61,7 @@ def written(installation: Installation) -> int:
 
 def counted(what: str, server: Server, callers: Callers) -> Tally:
     """Once all has reached Kafka."""
-    wait_until(lambda: waiting(server) == 0, seconds=PATIENCE, every=0.1)
+    settled(server)
     counts = tally(callers, server.installation.log)
     print(f"{what}: {counts}")
     return counts
