@@ -37,7 +37,7 @@ class Disk:
 def disk(tmp_path: Path) -> Iterator[Disk]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", folder], capture_output=True, text=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "none", folder], capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
     yield Disk(folder)
@@ -45,7 +45,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def test_with_a_full_disk_every_request_is_answered_and_what_is_not_logged_is_counted(disk: Disk) -> None:
-    installation = installation_in(disk.folder, workers=2)
+    installation = installation_in(disk.folder)
     installation.publish("v1")
     goes_on_without_room(disk, installation, nullcontext())
 

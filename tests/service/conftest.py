@@ -23,7 +23,7 @@ from regraft.settings import Settings
 from service.parts import Parts
 from tests.fakes import tiny_task, tiny_version
 
-STARTUP_SECONDS = 60.0
+STARTUP_SECONDS = 120.0
 REGRAFT_SERVE = (sys.executable, "-m", "regraft", "serve")
 
 
