@@ -36,6 +36,9 @@ class Ports(NamedTuple):
     http: int
     grpc: int
 
+    def of(self, wire: str) -> int:
+        return self.grpc if wire == "oip grpc" else self.http
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -125,9 +128,8 @@ class Server:
 
     def ask(self, wire: str, concurrency: int, expected: Expected, **more: float) -> Outcome:
         """Lets the load generator do it, in a process of its own; `more` as in Job."""
-        port = self.ports.grpc if "grpc" in wire else self.ports.http
         texts = asdict(expected)
-        job = Job(port, wire, concurrency, **texts, logged=self.contender.must_log, **more)  # type: ignore[arg-type]
+        job = Job(self.ports.of(wire), wire, concurrency, **texts, logged=self.contender.must_log, **more)  # type: ignore[arg-type]
         command = [sys.executable, "-m", "benchmarks.serving.load"]
         done = subprocess.run(
             command, cwd=ROOT, input=json.dumps(asdict(job)).encode(), stdout=subprocess.PIPE, check=True
@@ -198,11 +200,11 @@ def _listens(port: int) -> bool:
 
 
 def _answers(contender: Contender, ports: Ports, probe: str) -> bool:
-    """The first of its protocols is HTTP for all."""
-    wire = WIRES[next(iter(contender.protocols.values()))]
-    with suppress(OSError), socket.create_connection(("127.0.0.1", ports.http), timeout=5) as connection:
+    name = next(iter(contender.protocols.values()))
+    with suppress(OSError), socket.create_connection(("127.0.0.1", ports.of(name)), timeout=5) as connection:
+        wire = WIRES[name]
         talk = wire.talk()
-        connection.sendall(talk.ask(wire.prepare(probe)))
+        connection.sendall(talk.opening() + talk.ask(wire.prepare(probe)))
         while data := connection.recv(65536):
             if reply := talk.take(data):
                 return reply.ok

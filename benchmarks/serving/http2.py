@@ -1,6 +1,6 @@
 """gRPC's unary calls on one HTTP/2 connection, as far as a load generator needs them: a call at a time, small messages.
 
-grpc.aio would take ten times the processor time from the server that is measured (README.md has the figures).
+A call costs it some 40 microseconds of processor time, and grpc.aio 120 to 330, all taken from the server.
 Frames and settings: RFC 9113. Headers: RFC 7541, sent as gRPC's own clients do: in full once, then by their index.
 """
 

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".cache" / "serving"
 VERSIONS = WORK / "home" / "versions"
 VERSION = "benchmark"
-TASK = ROOT / "examples" / "reviews" / "task.yaml"
+TASK = Path(__file__).with_name("task.yaml")
+DATA = ROOT / "examples" / "reviews" / "data"
 SOURCES = ("tweets.csv", "amazon_live.csv")
 TEXTS = 2_000
 SEED = 0
@@ -124,6 +125,6 @@ def texts(count: int = TEXTS) -> list[str]:
     """`count` real tweets and review snippets, always the same, in an order without meaning."""
     found: list[str] = []
     for name in SOURCES:
-        with (TASK.parent / "data" / name).open(newline="", encoding="utf-8") as stream:
+        with (DATA / name).open(newline="", encoding="utf-8") as stream:
             found += [row["text"] for row in csv.DictReader(stream)]
     return random.Random(SEED).sample(found, count)

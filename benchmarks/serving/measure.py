@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -86,6 +87,7 @@ class Bench:
 
 def main() -> None:
     options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers end with the benchmark, however it ends
     started = time.monotonic()
     load = os.getloadavg()[0]
     if load > QUIET_LOAD:
@@ -101,7 +103,7 @@ def main() -> None:
             with running(contender, bench.expected.texts[0]) as server:
                 rows += bench.rows(server)
                 if number == 0 and not options.only and contender.logging in ("", "local"):
-                    neighbours += compared(server, bench.expected)
+                    neighbours += compared(server, next(iter(contender.protocols)), bench.expected)
     table = sorted(summary(rows), key=lambda row: row.protocol != "in process")
     print("\n".join(show(table)))
     if neighbours:

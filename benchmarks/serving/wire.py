@@ -19,7 +19,7 @@ class Answered(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """One whole answer as it came."""
+    """One whole answer as it came; for what is no answer, what there is to say of it."""
 
     ok: bool
     body: bytes
@@ -111,7 +111,8 @@ class HttpTalk:
             return None
         body = bytes(self._buffer[start:stop])
         del self._buffer[:stop]
-        return Reply(head[9:12] == b"200", body)
+        ok = head[9:12] == b"200"
+        return Reply(ok, body if ok else head.split(b"\r\n", 1)[0] + b" " + body)
 
 
 def _json(path: str, ask: Callable[[str], Any], parse: Callable[[Any], Answered]) -> Http:

@@ -11,7 +11,11 @@ from typing import Any
 import grpc
 import pytest
 
-from benchmarks.serving.load import Generator, Job, Outcome, judge
+from benchmarks.serving.contenders import ECHO, OTHERS, REGRAFT_PROTOCOLS, regraft
+from benchmarks.serving.load import WIRES, Generator, Job, Outcome, judge
+from benchmarks.serving.material import TASK
+from benchmarks.serving.oip_wire import MODEL, OIP_GRPC
+from regraft.task import Task
 from service import proto
 from service.tensors import pack
 
@@ -101,7 +105,21 @@ def test_every_answer_is_counted_and_compared(asked: tuple[str, int]) -> None:
 def test_what_is_refused_is_a_failure_and_the_others_go_on(asked: tuple[str, int]) -> None:
     outcome = _load(asked, 0, 2)
     assert (outcome.answered, outcome.failed) == (100, 100)
-    assert outcome.failures
+    assert ("429" if "native" in asked else "come again") in outcome.failures[0]
+
+
+def test_a_question_that_takes_several_frames_is_none_for_the_load_generator() -> None:
+    with pytest.raises(ValueError, match="one frame"):
+        OIP_GRPC.prepare("long" * 5_000)
+
+
+def test_every_server_is_asked_in_a_way_that_there_is() -> None:
+    contenders = [ECHO, *OTHERS, regraft("local", list(REGRAFT_PROTOCOLS))]
+    assert {wire for one in contenders for wire in one.protocols.values()} == set(WIRES)
+
+
+def test_the_version_to_serve_is_of_a_task_that_can_be_read() -> None:
+    assert Task.load(TASK).name == MODEL
 
 
 def test_an_answer_that_should_be_logged_and_is_not_is_a_failure(asked: tuple[str, int]) -> None:
