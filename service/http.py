@@ -91,7 +91,8 @@ class HotRoutes:
         if route is None:
             await self._otherwise(scope, receive, send)
         else:
-            await route.handle({**scope, "app": self._app, "path_params": parameters}, receive, send)
+            scope.update(app=self._app, path_params=parameters)
+            await route.handle(scope, receive, send)
 
     def _search(self, method: str, path: str) -> tuple[DirectRoute | None, dict[str, Any]]:
         for route in self._app.routes:

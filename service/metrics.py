@@ -4,10 +4,11 @@ Made inside the service object: the directory that the processes share is set by
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -25,10 +26,20 @@ _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
+class Answers(NamedTuple):
+    """The metrics of the answers that one version gave on one arm."""
+
+    predictions: Callable[[str], Counter]  # by label
+    confidence: Histogram
+    queue_seconds: Histogram
+    request_seconds: Histogram
+
+
 class Metrics:
     def __init__(self, log: EventLog) -> None:
         if folder := os.environ.get(SHARED_FOLDER):
             reserve_room(Path(folder))
+        self._answers: dict[tuple[str, str], Answers] = {}
         self._registry = CollectorRegistry()
         self._outbox = Outbox(log)
         self._registry.register(self._outbox)
@@ -65,6 +76,18 @@ class Metrics:
         for reason in ("slow", "failed"):  # shown at nought, so that the first one is an increase
             self.shadows_dropped.labels(reason)
         self.swaps = self._counter("regraft_swaps_total", "Releases taken over, or not, by each worker.", "outcome")
+
+    def of_answers(self, version: str, arm: str) -> Answers:
+        """What is counted of every answer; looked up once a version and arm, not once a request."""
+        found = self._answers.get((version, arm))
+        if found is None:
+            found = self._answers[version, arm] = Answers(
+                cache(lambda label: self.predictions.labels(version, arm, label)),
+                self.confidence.labels(version, arm),
+                self.queue_seconds.labels(version, arm),
+                self.request_seconds.labels(version, arm),
+            )
+        return found
 
     def render(self) -> bytes:
         """The text that Prometheus reads; of all worker processes where there are several."""

@@ -88,7 +88,7 @@ class Predictor:
                         shadowing.cancel()
         except TimeoutError as error:
             raise DeadlineExceeded(f"no answer within {self._timeout:g} seconds") from error
-        metadata = request.logged_metadata
+        metadata, latency_ms = request.logged_metadata, latency * 1000
         predictions = [
             PredictionMade(
                 id=ids[index],
@@ -103,7 +103,7 @@ class Predictor:
                 features=tuple(score.features),
                 audit_probability=rate if index in shadows else None,
                 shadow=shadows.get(index),
-                latency_ms=latency * 1000,
+                latency_ms=latency_ms,
                 metadata=metadata,
                 trace_id=request.trace_id,
             )
@@ -142,14 +142,12 @@ class Predictor:
             self._metrics.unlogged.inc(len(predictions))
 
     def _observe(self, predictions: Sequence[PredictionMade], scores: Sequence[Score], seconds: float) -> None:
-        version, arm = predictions[0].version, predictions[0].arm
-        confidence = self._metrics.confidence.labels(version, arm)
-        queue_seconds = self._metrics.queue_seconds.labels(version, arm)
+        metrics = self._metrics.of_answers(predictions[0].version, predictions[0].arm)
         for prediction, score in zip(predictions, scores, strict=True):
-            self._metrics.predictions.labels(version, arm, prediction.label).inc()
-            confidence.observe(prediction.confidence)
-            queue_seconds.observe(score.queue_seconds)
-        self._metrics.request_seconds.labels(version, arm).observe(seconds)
+            metrics.predictions(prediction.label).inc()
+            metrics.confidence.observe(prediction.confidence)
+            metrics.queue_seconds.observe(score.queue_seconds)
+        metrics.request_seconds.observe(seconds)
 
 
 def _start_shadowing(other: Model | None, inputs: Sequence[str]) -> asyncio.Task[list[Shadow]] | None:
