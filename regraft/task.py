@@ -33,6 +33,18 @@ class Backbone(Section):
         None, description="the licence to accept by name where it is not a permissive one"
     )
 
+    def found_from(self, folder: Path) -> Self:
+        """With the whole path, where it is a folder of `folder`."""
+        local = folder / self.source
+        return self.model_copy(update={"source": str(local.resolve())}) if local.is_dir() else self
+
+
+class Compare(Section):
+    """What `regraft compare` tries beside the backbone."""
+
+    backbones: tuple[Backbone, ...] = ()
+    examples: int = Field(500, ge=10, description="rows of the training part that each is tried on")
+
 
 class Columns(Section):
     """Which columns of the data files mean what."""
@@ -163,6 +175,7 @@ class Task(Section):
     input: Literal["text", "image"] = "text"
     labels: tuple[str, ...] = Field(min_length=2, max_length=1000)
     backbone: Backbone
+    compare: Compare = Compare()
     data: Data
     training: Training = Training()
     export: Export = Export()
@@ -219,12 +232,12 @@ class Task(Section):
 
     def _with_absolute_paths(self, folder: Path) -> Self:
         files = tuple(str(folder / file) for file in self.data.files)
-        local = folder / self.backbone.source
-        source = str(local.resolve()) if local.is_dir() else self.backbone.source
+        others = tuple(other.found_from(folder) for other in self.compare.backbones)
         return self.model_copy(
             update={
                 "data": self.data.model_copy(update={"files": files}),
-                "backbone": self.backbone.model_copy(update={"source": source}),
+                "backbone": self.backbone.found_from(folder),
+                "compare": self.compare.model_copy(update={"backbones": others}),
             }
         )
 

@@ -12,7 +12,7 @@ from regraft.cli import with_settings
 from regraft.eventlog import EventLog, open_log
 from regraft.events import ReleaseChanged
 from regraft.settings import Settings
-from regraft.task import Task
+from regraft.task import Backbone, Task
 from regraft.versions import Manifest, Metric, VersionStore
 
 
@@ -41,6 +41,24 @@ def check(settings: Settings, as_json: bool, card: Path | None) -> None:
         click.get_current_context().exit(1 if findings.errors else 0)
     click.echo("\n".join(findings.lines()))
     refuse(findings)
+
+
+@click.command()
+@click.argument("sources", nargs=-1)
+@with_settings
+def compare(settings: Settings, sources: tuple[str, ...]) -> None:
+    """Try the task's backbone, those of compare.backbones and SOURCES on a few rows; say which to take, and why."""
+    _share_the_processor()
+    from training.compare import sample, save, table, try_backbones
+    from training.dataset import read_dataset
+
+    task = Task.load(settings.task)
+    named = (Backbone(source=source).found_from(Path.cwd()) for source in sources)
+    backbones = {one.source: one for one in (*named, *task.compare.backbones, task.backbone)}
+    rows = sample(read_dataset(task).parts.train, task.compare.examples, task.data.seed)
+    compared = try_backbones(task, rows, list(backbones.values()))
+    save(compared, settings.home / "compare.json")
+    click.echo("\n".join(table(compared)))
 
 
 @click.command()

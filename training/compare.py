@@ -1,0 +1,184 @@
+"""Which backbone to start from: each is tried on a few labelled rows, and what it costs to serve is measured.
+
+training part -> some hundred rows -> each backbone, frozen -> linear head, cross-validated -> quality with intervals
+each backbone -> exported -> a process of its own -> size, memory, latency -> the cheapest that is as good as the best
+
+A frozen backbone under a linear head is the quick way: seconds for each, and the order is mostly that of fine-tuning.
+"""
+
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from regraft.errors import ConfigError, DataError
+from regraft.task import Backbone, Task
+from regraft.versions import Metric
+from training.backbone import open_backbone, open_preprocessor
+from training.cache import batches_by_length
+from training.data import Row
+from training.evaluate import compare, evaluate
+from training.export import FP32, Exported, principal_components, spread_by_length, write_golden, write_onnx
+from training.footprint import measure
+from training.network import Network
+from training.runtime import Scorer
+from training.text import TextEncoder
+
+FOLDS = 5
+BATCH = 32
+
+
+class Quality(NamedTuple):
+    macro_f1: Metric
+    accuracy: Metric
+    predicted: NDArray[np.int64]  # (rows,)
+
+
+class Tried(BaseModel):
+    """One backbone: how good it is, what it costs. Sizes in bytes, latencies of one input on one thread."""
+
+    source: str
+    licence: str
+    macro_f1: Metric
+    accuracy: Metric
+    behind: Metric  # the best one's macro F1 minus this one's, on the same rows
+    parameters: int
+    artifact_bytes: int
+    peak_bytes: int
+    p50_ms: float
+    p99_ms: float
+
+
+class Comparison(BaseModel):
+    """`tried` with the best first; `refused` says why a backbone could not be tried."""
+
+    rows: int
+    tried: list[Tried]
+    refused: dict[str, str]
+
+    @property
+    def best(self) -> Tried:
+        return self.tried[0]
+
+    @property
+    def cheapest(self) -> Tried:
+        """The fastest of those whose macro F1 is within the confidence interval of the best one's."""
+        good = [one for one in self.tried if one.macro_f1.value >= self.best.macro_f1.low]
+        return min(good, key=lambda one: one.p50_ms)
+
+
+def try_backbones(task: Task, rows: Sequence[Row], backbones: Sequence[Backbone]) -> Comparison:
+    """Raises DataError when there are too few rows, ConfigError when no backbone at all can be used."""
+    if len(rows) < 2 * FOLDS or len({row.label for row in rows}) < 2:
+        raise DataError(f"{len(rows)} rows are too few to compare on; {2 * FOLDS} of two labels are needed")
+    truth, refused = np.array([task.labels.index(row.label) for row in rows]), {}
+    found: list[tuple[Quality, Tried]] = []
+    for backbone in backbones:
+        try:
+            found.append(_tried(task, rows, truth, backbone))
+        except ConfigError as error:
+            refused[backbone.source] = str(error)
+    if not found:
+        raise ConfigError("no backbone can be used:\n" + "\n".join(refused.values()))
+    found.sort(key=lambda one: -one[0].macro_f1.value)
+    best, options = found[0][0], {"resamples": task.training.bootstrap, "seed": task.data.seed}
+    tried = []
+    for quality, one in found:
+        differences = compare(truth, best.predicted, quality.predicted, task.labels, **options)
+        tried.append(one.model_copy(update={"behind": differences["macro_f1"]}))
+    return Comparison(rows=len(rows), tried=tried, refused=refused)
+
+
+def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """As many of `rows` at random, or all."""
+    return random.Random(seed).sample(list(rows), min(count, len(rows)))
+
+
+def table(comparison: Comparison) -> list[str]:
+    """For people: a line for each, then which to take."""
+    head = (
+        f"{'backbone':36}{'macro F1 (95% interval)':>26}{'accuracy':>10}{'parameters':>12}{'artifact':>10}{'memory':>9}"
+    )
+    lines = [head + f"{'p50 ms':>9}{'p99 ms':>9}  licence"]
+    for one in comparison.tried:
+        quality = f"{one.macro_f1.value:.3f} ({one.macro_f1.low:.3f} to {one.macro_f1.high:.3f})"
+        sizes = f"{one.parameters / 1e6:>10.1f} M{one.artifact_bytes / 1e6:>7.0f} MB{one.peak_bytes / 1e6:>6.0f} MB"
+        times = f"{one.p50_ms:>9.1f}{one.p99_ms:>9.1f}"
+        name = one.source if len(one.source) < 36 else "..." + one.source[-32:]
+        lines.append(f"{name:36}{quality:>26}{one.accuracy.value:>10.3f}{sizes}{times}  {one.licence}")
+    lines += [f"not tried: {reason}" for reason in comparison.refused.values()]
+    cheapest, best = comparison.cheapest, comparison.best
+    lines.append(f"frozen, under a linear head, cross-validated on {comparison.rows} training rows; one thread, fp32")
+    if cheapest is best:
+        lines.append(f"take {best.source}: none that is cheaper comes within the interval of its macro F1")
+    else:
+        lines.append(
+            f"take {cheapest.source}: within the interval of {best.source}, the best, at"
+            f" {cheapest.p50_ms / best.p50_ms:.0%} of its time (macro F1 {cheapest.behind.value:.3f} behind,"
+            f" {cheapest.behind.low:.3f} to {cheapest.behind.high:.3f})"
+        )
+    return lines
+
+
+def save(comparison: Comparison, file: Path) -> None:
+    body = comparison.model_dump() | {"best": comparison.best.source, "cheapest": comparison.cheapest.source}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(body, indent=2))
+
+
+def _tried(task: Task, rows: Sequence[Row], truth: NDArray[np.int64], backbone: Backbone) -> tuple[Quality, Tried]:
+    card = open_backbone(backbone)
+    preprocessor = open_preprocessor(task, card)
+    network = Network(TextEncoder.load(card), labels=len(task.labels), frozen=1.0, seed=task.training.seed)
+    encodings = preprocessor.encode([row.input for row in rows])
+    pooled = np.empty((len(rows), network.width), dtype=np.float32)
+    network.learning_mode(on=False)
+    with torch.inference_mode():
+        for indices in batches_by_length([one.length for one in encodings], BATCH):
+            tensors = preprocessor.collate([encodings[index] for index in indices])
+            pooled[indices] = network(*map(torch.from_numpy, tensors.values())).pooled.numpy()
+    quality = _quality(task, pooled, truth)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        exported = Exported(network, 1.0, principal_components(pooled, task.export.features))
+        write_onnx(exported, folder / FP32)
+        preprocessor.save(folder)
+        scorers = {FP32: Scorer(folder / FP32, preprocessor)}
+        golden = spread_by_length([row.input for row in rows], task.export.golden)
+        write_golden(
+            folder / "golden.json", golden, preprocessor, scorers, serves=FP32, tolerance=task.export.tolerance
+        )
+        cost, size = measure(folder, FP32), (folder / FP32).stat().st_size
+    return quality, Tried(
+        source=backbone.source,
+        licence=card.licence,
+        macro_f1=quality.macro_f1,
+        accuracy=quality.accuracy,
+        behind=Metric(value=0, low=0, high=0),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        artifact_bytes=size,
+        peak_bytes=cost.peak_bytes,
+        p50_ms=cost.p50_ms,
+        p99_ms=cost.p99_ms,
+    )
+
+
+def _quality(task: Task, pooled: NDArray[np.float32], truth: NDArray[np.int64]) -> Quality:
+    """Each row is judged by a head that was fitted without it."""
+    folds = KFold(FOLDS, shuffle=True, random_state=task.data.seed)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+    predicted: NDArray[np.int64] = cross_val_predict(model, pooled, truth, cv=folds).astype(np.int64)
+    options = {"resamples": task.training.bootstrap, "seed": task.data.seed}
+    metrics = evaluate(truth, predicted, task.labels, **options).metrics
+    return Quality(metrics["macro_f1"], metrics["accuracy"], predicted)
