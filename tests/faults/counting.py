@@ -13,7 +13,7 @@ from tests.service.conftest import Server, wait_until
 
 # How long a fault lasts: a few seconds for every change, a minute or more to be sure.
 SECONDS = float(os.environ.get("REGRAFT_FAULT_SECONDS", "3"))
-PATIENCE = 60.0 + SECONDS  # until what waited has reached Kafka
+PATIENCE = 60.0 + 10 * SECONDS  # until what waited has reached Kafka
 
 
 class Tally(NamedTuple):
