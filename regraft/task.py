@@ -76,21 +76,34 @@ class Data(Section):
 class Training(Section):
     """The staged fine-tuning."""
 
-    frozen: Share = Field(0.75, description="share of the backbone's layers that the first stage leaves untouched")
-    epochs: int = Field(4, ge=1, le=50)
+    frozen: Fraction = Field(0.75, description="share of the backbone's layers that the first stage leaves untouched")
+    epochs: int = Field(4, ge=1, description="of the first stage")
+    stages: int | None = Field(None, ge=1, le=4, description="None: 2, or 1 where there are few training rows")
+    thaw: Share = Field(0.2, description="share of the layers that each further stage adds to those that learn")
+    stage_epochs: int = Field(3, ge=1, description="of each further stage")
+    stage_decay: Share = Field(0.1, description="each further stage's rate is this times that of the stage before")
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(5e-4, gt=0, description="of the head; layers below get less")
     layer_decay: Share = Field(0.5, description="each layer group's rate is this times the rate of the one above")
-    weight_decay: float = Field(1e-2, ge=0)
+    schedule: Literal["cosine", "step"] = Field("cosine", description="how the rate falls within a stage")
+    drop_epochs: int = Field(4, ge=1, description="epochs after each of which the step schedule divides by ten")
+    weight_decay: float | None = Field(None, ge=0, description="None: 1e-3, or 1e-4 where there are few training rows")
     warmup: Fraction = 0.1
+    loss: Literal["auto", "cross_entropy", "focal"] = Field("auto", description="auto: focal at 10:1 or worse")
+    label_weights: Literal["equal", "balanced"] = Field("equal", description="balanced: rare labels count for more")
+    adapter: int = Field(0, ge=0, le=4, description="layers between backbone and head; 2 to 4 suit a frozen backbone")
+    token_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of tokens left out at random, in training alone"
+    )
     validate_every: int = Field(50, ge=1, description="batches between validations")
-    patience: int = Field(4, ge=1, description="validations without improvement before stopping early")
+    patience: int | None = Field(4, ge=1, description="validations without improvement before a stage ends early")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     cache_bytes: int = Field(
         2 * 1024**3, ge=0, description="above this the frozen prefix's output goes to a memory map"
     )
     seed: int = 0
     bootstrap: int = Field(2000, ge=100, description="resamples behind each 95% interval")
+    force: bool = Field(False, description="do what would be refused: all layers at once, further stages on few rows")
 
 
 class Export(Section):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.network import Hidden, Network
 from training.precision import computing
+from training.processes import ALONE, Team
 
 PREFIX_BATCH = 32
 
@@ -69,20 +70,29 @@ def hidden_states(
     dtype: torch.dtype,
     cache_bytes: int,
     file: Path,
+    team: Team = ALONE,
 ) -> HiddenStates:
-    """Run the prefix over all `encodings`. More than `cache_bytes` go to a memory map in `file`."""
+    """Run the prefix over all `encodings`. More than `cache_bytes` go to a memory map in `file`.
+
+    Of several processes each fills its share of the one memory map that all of their machine read.
+    """
     lengths = [encoding.length for encoding in encodings]
     starts = torch.from_numpy(np.cumsum([0, *network.encoder.positions(lengths, network.boundary)]))
     states: Tensor | None = None
     network.learning_mode(on=False)
-    with torch.no_grad(), computing(dtype):
-        for indices in batches_by_length(lengths, PREFIX_BATCH):
+    with torch.no_grad(), computing(dtype, team.device):
+        for number, indices in enumerate(batches_by_length(lengths, PREFIX_BATCH)):
+            if states is not None and number % team.local_count != team.local_index:
+                continue
             tensors = preprocessor.collate([encodings[index] for index in indices])
-            hidden = network.prefix(*map(torch.from_numpy, tensors.values())).states
+            inputs = [torch.from_numpy(values).to(team.device) for values in tensors.values()]
+            hidden = network.prefix(*inputs).states.cpu()
             if states is None:
-                states = _room(int(starts[-1]), hidden.shape[2], dtype, cache_bytes, file)
+                in_memory = cache_bytes if team.local_count == 1 else 0
+                states = _room(int(starts[-1]), hidden.shape[2], dtype, in_memory, file)
             for row, index in enumerate(indices):
                 states[starts[index] : starts[index + 1]] = hidden[row, : starts[index + 1] - starts[index]]
+    team.wait()
     assert states is not None, "there are no examples"
     return HiddenStates(states, starts)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from regraft.versions import Metric
 from training.calibrate import bins
-from training.loop import Point
+from training.progress import Point
 
 INK, QUIET, BLUE, ORANGE = "#1f2933", "#9aa5b1", "#2563a8", "#c2571a"
 STYLE: Any = {
@@ -45,6 +45,21 @@ def learning_curves(curve: Sequence[Point], best_step: int) -> str:
         for axes in (left, middle, right):
             axes.axvline(best_step, color=QUIET, linewidth=0.8, linestyle=":")
         left.legend(frameon=False)
+        return _svg(figure)
+
+
+def gradient_norms(curve: Sequence[Point]) -> str:
+    """How hard each layer group is pulled at, over the batches; the head first."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.6), layout="constrained")
+        axes = figure.subplots()
+        groups = list(dict.fromkeys(group for point in curve for group in point.gradient_norms))
+        shades = mpl.colormaps["viridis"](np.linspace(0.85, 0.1, len(groups)))
+        for group, shade in zip(groups, shades, strict=True):
+            points = [(point.step, point.gradient_norms.get(group, np.nan)) for point in curve]
+            axes.plot(*np.array(points).T, color=shade, linewidth=1.4, marker=".", label=group)
+        axes.set(xlabel="batches", ylabel="gradient norm", yscale="log")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         return _svg(figure)
 
 

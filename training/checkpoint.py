@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from training.loop import Progress
+    from training.progress import Progress
 
 
 class Checkpoint(NamedTuple):
@@ -23,7 +23,6 @@ class Checkpoint(NamedTuple):
     network: dict[str, Tensor]
     best: dict[str, Tensor]
     optimizer: dict[int, dict[str, Tensor]]
-    random: Tensor
 
 
 def save(
@@ -37,7 +36,6 @@ def save(
     tensors |= {f"best.{name}": value.clone() for name, value in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    tensors["random"] = torch.get_rng_state()
     write(file, tensors, {"progress": json.dumps(asdict(progress))})
 
 
@@ -53,7 +51,7 @@ def load(file: Path) -> Checkpoint | None:
         if name.startswith("optimizer."):
             _, index, key = name.split(".")
             optimizer.setdefault(int(index), {})[key] = value
-    return Checkpoint(progress, _under("network.", tensors), _under("best.", tensors), optimizer, tensors["random"])
+    return Checkpoint(progress, _under("network.", tensors), _under("best.", tensors), optimizer)
 
 
 def write(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -65,22 +65,33 @@ def compare(settings: Settings, sources: tuple[str, ...]) -> None:
 @click.option("--run", help="go on with this run, or name a new one")
 @with_settings
 def train(settings: Settings, run: str | None) -> None:
-    """Fine-tune the task's backbone on its data and publish a version; the first one goes into production."""
-    _share_the_processor()
-    _log_to_terminal()
-    from training.dataset import read_dataset
-    from training.train import fine_tune, tidy, version_folder
+    """Fine-tune the task's backbone on its data and publish a version; the first one goes into production.
 
-    run = run or ids.new_id()
+    Several processes train it together where `accelerate launch` or `torchrun` starts them: their first one does the
+    rest alone.
+    """
+    _share_the_processor()
+    from training.dataset import read_dataset
+    from training.processes import join
+    from training.train import fine_tune, take_part, tidy, version_folder
+
+    team = join()
+    run = team.agree(run or ids.new_id())
     task = Task.load(settings.task)
     store, folder = VersionStore(settings.versions), settings.runs / run
-    if store.exists(run):
+    published = team.agree(store.exists(run))
+    if not team.is_main:
+        if not published:
+            take_part(task, read_dataset(task), folder, team)
+        return
+    _log_to_terminal()
+    if published:
         manifest = store.manifest(run)
     else:
         click.echo(f"run {run}")
         dataset = read_dataset(task)
         click.echo("\n".join(dataset.findings))
-        manifest = fine_tune(task, dataset, folder, version=run)
+        manifest = fine_tune(task, dataset, folder, version=run, team=team)
         manifest = store.publish(version_folder(folder), manifest)
     tidy(folder)
     click.echo("\n" + results_table(manifest))

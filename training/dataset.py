@@ -1,7 +1,9 @@
 """All of the task's data, read, checked and in its parts; and the same parts again from a version's data card."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from regraft.errors import DataError
@@ -17,6 +19,7 @@ class Dataset(NamedTuple):
     parts: Parts
     findings: list[str]
     card: dict[str, Any]
+    weights: Mapping[str, float] = MappingProxyType({})  # of the rows, by id, that count for more than 1 in training
 
 
 class Examined(NamedTuple):

@@ -49,8 +49,9 @@ class Exported(nn.Module):
         self.register_buffer("offset", projection[1])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        pooled, logits = self.network(input_ids, attention_mask)
-        return (logits / self.temperature).softmax(dim=-1), nn.functional.linear(pooled, self.components, self.offset)
+        output = self.network(input_ids, attention_mask)
+        probabilities = (output.logits / self.temperature).softmax(dim=-1)
+        return probabilities, nn.functional.linear(output.pooled, self.components, self.offset)
 
 
 def principal_components(pooled: NDArray[np.float32], width: int) -> tuple[Tensor, Tensor]:

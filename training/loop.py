@@ -1,23 +1,25 @@
 """The training loop: what lies above the frozen boundary, on hidden states that are already there.
 
+    for each stage: let more layers learn; run what stays frozen once; then
     for each batch: forward, backward, step; every `validate_every` batches and after each epoch: validate, keep the
     best, checkpoint; stop after `patience` validations without improvement; return to the best
+    a stage that is no better than what was before it leaves nothing behind, and none follows
 
-The state of the loop is `Progress` and the tensors in the checkpoint, nothing else. A run that was stopped anywhere
-goes on from its checkpoint to the same result, bit for bit, as one that was not.
+The state of the loop is `Progress` and the tensors in the checkpoint, nothing else; what is random depends on the seed
+and the step alone. A run that was stopped anywhere goes on from its checkpoint to the same result, bit for bit, as one
+that was not.
 """
 
 import logging
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
@@ -27,14 +29,20 @@ from regraft.errors import ConfigError
 from regraft.task import Training
 from training import checkpoint
 from training.cache import HiddenStates, batches_by_length
-from training.evaluate import macro_f1
-from training.network import Network
+from training.diagnosis import diagnose
+from training.evaluate import metrics_of
+from training.losses import Loss, contrastive
+from training.network import Hidden, Network
+from training.optimizer import clip_gradients, gradients, make_optimizer, set_learning_rate
+from training.outputs import fit_head, logits_of
 from training.precision import computing
+from training.processes import ALONE, Team
+from training.progress import Point, Progress, StageEnd, write_point
+from training.stages import Stage
 
-EVALUATION_BATCH = 64
 CHECKPOINT = "checkpoint.safetensors"
+CLOSEST = 10  # batches between two validations
 BUCKET = 50  # so many batches are sorted by length together; beyond, their order is random
-CLIP = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -42,95 +50,144 @@ _log = logging.getLogger(__name__)
 class Examples(NamedTuple):
     hidden: HiddenStates
     labels: Tensor  # (examples,) indices of the task's labels
+    weights: Tensor  # (examples,) how much each counts in training
 
 
-@dataclass
-class Point:
-    """One validation: figures of the batches since the last one, and of the whole validation part."""
-
-    step: int
-    train_loss: float
-    train_accuracy: float
-    train_macro_f1: float
-    validation_loss: float
-    validation_accuracy: float
-    validation_macro_f1: float
-    learning_rate: float
+class Material(NamedTuple):
+    train: Examples
+    validation: Examples
 
 
-@dataclass
-class Progress:
-    step: int = 0  # batches done
-    best_step: int = 0  # 0: none validated yet
-    best_macro_f1: float = -1.0
-    best_loss: float = math.inf
-    without_improvement: int = 0
-    stopped_early: bool = False
-    interrupted: bool = False
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)  # of the batches since the last validation
-    answers: list[tuple[int, int]] = field(default_factory=list)  # (truth, prediction) of their examples
-    curve: list[Point] = field(default_factory=list)
+class Rules(NamedTuple):
+    """What stays the same through all stages."""
 
-    @classmethod
-    def of(cls, values: dict[str, object]) -> "Progress":
-        progress = cls(**values)  # type: ignore[arg-type]
-        progress.curve = [Point(**point) for point in progress.curve]  # type: ignore[arg-type]
-        return progress
+    settings: Training
+    loss: Loss
+    dtype: torch.dtype
+    team: Team = ALONE
+
+
+class Seen:
+    """What the batches since the last validation gave."""
+
+    def __init__(self, labels: int) -> None:
+        self.losses: list[float] = []
+        self.norms: list[list[float]] = []
+        self.confusion = torch.zeros(labels, labels)  # rows are the truth
 
 
 def fit(
-    network: Network, train: Examples, validation: Examples, settings: Training, dtype: torch.dtype, folder: Path
-) -> Progress:
-    """Train `network` and leave it at its best. Raises ConfigError when the loss is no number any more."""
-    optimizer = _optimizer(network, settings)
-    per_epoch = math.ceil(len(train.labels) / settings.batch_size)
-    total = per_epoch * settings.epochs
-    progress, best = Progress(), network.trained_state()
-    torch.manual_seed(settings.seed)
-    if stored := checkpoint.load(folder / CHECKPOINT):
-        progress, best = Progress.of(stored.progress), stored.best
-        network.load_trained_state(stored.network)
-        checkpoint.restore_optimizer(optimizer, stored.optimizer)
-        torch.set_rng_state(stored.random)
-        _log.info("going on from step %d of %d", progress.step, total)
+    network: Network, stages: Sequence[Stage], read: Callable[[], Material], rules: Rules, folder: Path
+) -> tuple[Progress, Material]:
+    """Train `network` and leave it at its best; `read` runs its frozen layers over the data, wherever they end.
 
-    before, started = progress.seconds, time.monotonic()
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=progress.step + 1)
-    bar = tqdm(total=total, initial=progress.step, unit="batch", disable=not sys.stderr.isatty())
+    Returns the hidden states that were read last too, which fit the network as it is left.
+    """
+    stored = checkpoint.load(folder / CHECKPOINT)
+    progress = Progress.of(stored.progress) if stored else Progress()
+    while True:
+        stage = stages[progress.stage]
+        network.unfreeze(stage.boundary)
+        material, best = read(), network.trained_state()
+        optimizer = make_optimizer(network, stage, rules.settings, len(material.train.labels))
+        if stored:
+            network.load_trained_state(stored.network)
+            checkpoint.restore_optimizer(optimizer, stored.optimizer)
+            best, stored = stored.best, None
+            _log.info("going on from batch %d of stage %d", progress.step - progress.stage_start, progress.stage + 1)
+        best = run_stage(network, stage, material, optimizer, best, progress, rules, folder)
+        network.load_trained_state(best)
+        network.learning_mode(on=False)
+        end = end_stage(stage, progress)
+        if not end.kept or progress.interrupted or progress.stage + 1 == len(stages):
+            return progress, material
+        progress.stage, progress.stage_start = progress.stage + 1, progress.step
+        progress.without_improvement, progress.stopped_early, progress.damping = 0, False, 1.0
+
+
+def run_stage(
+    network: Network,
+    stage: Stage,
+    material: Material,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    progress: Progress,
+    rules: Rules,
+    folder: Path,
+) -> dict[str, Tensor]:
+    """Train until the stage's epochs are over, it stops early or somebody presses Ctrl-C; returns the best state."""
+    (train, validation), settings, team = material, rules.settings, rules.team
+    per_epoch = math.ceil(len(train.labels) / settings.batch_size)
+    total = per_epoch * stage.epochs
+    seen, before, started = Seen(network.head.out_features), progress.seconds, time.monotonic()
+    done = first = progress.step - progress.stage_start
+    board = SummaryWriter(str(folder / "tensorboard"), purge_step=progress.step + 1) if team.is_main else None
+    due = validations(per_epoch, stage.epochs, settings.validate_every)
+    quiet = not (team.is_main and sys.stderr.isatty())
+    bar = tqdm(total=total, initial=done, unit="batch", desc=f"stage {progress.stage + 1}", disable=quiet)
     try:
-        while progress.step < total and not progress.stopped_early:
-            epoch, position = divmod(progress.step, per_epoch)
-            for batch in epoch_batches(train.hidden.lengths, settings, epoch)[position:]:
-                rate = set_learning_rate(optimizer, progress.step, total, settings)
-                train_batch(network, train, batch, optimizer, dtype, progress)
+        while done < total and not progress.stopped_early:
+            epoch, position = divmod(done, per_epoch)
+            for batch in epoch_batches(train.hidden.lengths, settings, (progress.stage, epoch))[position:]:
+                rate = set_learning_rate(optimizer, stage, done, per_epoch, settings, progress.damping)
+                train_batch(network, stage, train, batch, optimizer, rules, seen, progress)
+                done = progress.step - progress.stage_start
                 bar.update()
-                if progress.step % settings.validate_every == 0 or progress.step % per_epoch == 0:
-                    point = validate(network, validation, dtype, progress, rate)
+                if done in due:
+                    if stage.objective == "contrast":
+                        fit_head(network, train.hidden, train.labels, train.weights, rules.dtype)
+                    point = validate(network, validation, rules, progress, seen, rate)
                     if judge(progress, point, settings.patience):
                         best = network.trained_state()
+                    watch(progress)
                     progress.seconds = before + time.monotonic() - started
-                    write_curve(board, point)
-                    bar.set_postfix(loss=f"{point.validation_loss:.3f}", macro_f1=f"{point.validation_macro_f1:.3f}")
-                    checkpoint.save(folder / CHECKPOINT, progress, network.trained_state(), best, optimizer)
+                    if board:
+                        write_point(board, point)
+                        checkpoint.save(folder / CHECKPOINT, progress, network.trained_state(), best, optimizer)
+                    _say(bar, point, done, total, (time.monotonic() - started) / (done - first))
+                    seen = Seen(network.head.out_features)
                 if progress.stopped_early:
                     break
     except KeyboardInterrupt:
         if not progress.best_step:
             raise
         progress.interrupted = True
-        _log.warning("stopped by hand at step %d of %d; the best so far is kept", progress.step, total)
+        _log.warning("stopped by hand at batch %d of %d; the best so far is kept", done, total)
     finally:
         bar.close()
-        board.close()
-    network.load_trained_state(best)
-    network.learning_mode(on=False)
-    return progress
+        if board:
+            board.close()
+    return best
 
 
-def epoch_batches(lengths: Tensor, settings: Training, epoch: int) -> list[list[int]]:
-    """This epoch's batches of like lengths in random order; the same for the same seed and epoch."""
-    generator = np.random.default_rng((settings.seed, epoch))
+def validations(per_epoch: int, epochs: int, every: int) -> set[int]:
+    """The batches after which to validate: each epoch's end, evenly within long epochs, and the very last.
+
+    Where an epoch has next to no batches, ten are between two validations.
+    """
+    parts = max(1, round(per_epoch / every))
+    due = [0]
+    for part in range(1, parts * epochs + 1):
+        step = round(part * per_epoch / parts)
+        if step - due[-1] >= min(every, CLOSEST):
+            due.append(step)
+    return {*due[1:], per_epoch * epochs}
+
+
+def end_stage(stage: Stage, progress: Progress) -> StageEnd:
+    """Note what came of the stage, and say so."""
+    best = progress.best_step if progress.best_step > progress.stage_start else None
+    steps = progress.step - progress.stage_start
+    end = StageEnd(stage.boundary, stage.learning_rate, stage.objective, steps, best, progress.stopped_early)
+    progress.stages.append(end)
+    outcome = f"kept, macro F1 {progress.best_macro_f1:.3f}" if end.kept else "no better than before: reverted"
+    _log.info("stage %d, %d layers frozen, %d batches: %s", progress.stage + 1, stage.boundary, steps, outcome)
+    return end
+
+
+def epoch_batches(lengths: Tensor, settings: Training, place: tuple[int, int]) -> list[list[int]]:
+    """An epoch's batches of like lengths in random order; the same for the same seed, stage and epoch (`place`)."""
+    generator = np.random.default_rng((settings.seed, *place))
     order = generator.permutation(len(lengths))
     chunk = BUCKET * settings.batch_size
     batches: list[list[int]] = []
@@ -141,67 +198,103 @@ def epoch_batches(lengths: Tensor, settings: Training, epoch: int) -> list[list[
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, total: int, settings: Training) -> float:
-    """Linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter 2017); returns the head's rate."""
-    warmup = max(1, round(total * settings.warmup))
-    done = (step - warmup) / max(1, total - warmup)
-    factor = (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * done))
-    for group in optimizer.param_groups:
-        group["lr"] = group["base"] * factor
-    return settings.learning_rate * factor
-
-
 def train_batch(
     network: Network,
+    stage: Stage,
     train: Examples,
     indices: list[int],
     optimizer: torch.optim.Optimizer,
-    dtype: torch.dtype,
+    rules: Rules,
+    seen: Seen,
     progress: Progress,
 ) -> None:
-    hidden = train.hidden.batch(indices)
-    truth = train.labels[indices]
+    """One step. Raises ConfigError when the loss is no number any more."""
+    contrasts, device = stage.objective == "contrast", rules.team.device
+    team = ALONE if contrasts else rules.team  # to contrast takes the whole batch: every process does the same
+    seed_chance((rules.settings.seed, progress.step, team.index), device)
     network.learning_mode(on=True)
-    with computing(dtype):
-        logits = network.suffix(hidden).logits
-    loss = F.cross_entropy(logits.float(), truth)
-    if not torch.isfinite(loss):
-        raise ConfigError(
-            f"the loss is {loss.item()} at batch {progress.step + 1}: the learning rate is probably too high; lower"
-            " training.learning_rate, or set training.precision: fp32"
-        )
+    weights = train.weights[indices] * rules.loss.label_weights[train.labels[indices]]
+    mine, shares = indices[team.part], (weights / weights.sum())[team.part]
+    if not mine:  # fewer rows than processes: take part, and add nothing
+        mine, shares = indices[:1], torch.zeros(1)
+    truth = train.labels[mine].to(device)
+    hidden = without_some(train.hidden.batch(mine).to(device), rules.settings.token_dropout)
+    with computing(rules.dtype, device):
+        output = network.suffix(hidden)
+    losses = contrastive(output.adapted, truth) if contrasts else rules.loss.of(output.logits, truth)
+    loss = (losses * shares.to(device)).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_([p for p in network.parameters() if p.requires_grad], CLIP)
+    value = loss.detach().reshape(1)
+    team.add_up([value, *gradients(network)])
+    if not torch.isfinite(value):
+        raise ConfigError(
+            f"the loss is {value.item()} at batch {progress.step + 1}: the learning rate is probably too high; lower"
+            " training.learning_rate, or set training.precision: fp32"
+        )
+    seen.norms.append(clip_gradients(network))
     optimizer.step()
     progress.step += 1
-    progress.losses.append(loss.item())
-    progress.answers.extend(zip(truth.tolist(), logits.argmax(dim=1).tolist(), strict=True))
+    seen.losses.append(value.item())
+    answers = output.logits.detach().argmax(dim=1)
+    seen.confusion.index_put_((truth.cpu(), answers.cpu()), torch.ones(len(mine)), accumulate=True)
 
 
-def validate(network: Network, validation: Examples, dtype: torch.dtype, progress: Progress, rate: float) -> Point:
+def seed_chance(seed: tuple[int, ...], device: torch.device) -> None:
+    """What is drawn from now on (dropout) depends on these numbers alone."""
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
+
+
+def without_some(hidden: Hidden, share: float) -> Hidden:
+    """Each position but the first is hidden from the layers above with this chance (token dropout)."""
+    if not share:
+        return hidden
+    kept = torch.rand(hidden.mask.shape, device=hidden.mask.device) >= share
+    kept[:, 0] = True
+    return Hidden(hidden.states, hidden.mask * kept)
+
+
+def validate(
+    network: Network, validation: Examples, rules: Rules, progress: Progress, seen: Seen, rate: float
+) -> Point:
     """Add a point to the curve; the figures of training are those of the batches since the last point."""
-    logits = torch.from_numpy(logits_of(network, validation.hidden, dtype))
-    truth = validation.labels.numpy()
+    logits = torch.from_numpy(logits_of(network, validation.hidden, rules.dtype, rules.team))
+    rules.team.add_up([seen.confusion])
     classes = logits.shape[1]
-    seen, answered = np.array(progress.answers).T
+    answered = torch.zeros(classes, classes)
+    answered.index_put_((validation.labels, logits.argmax(dim=1)), torch.ones(len(logits)), accumulate=True)
+    figures = {f"train_{name}": value for name, value in averages(seen.confusion).items()}
+    figures |= {f"validation_{name}": value for name, value in averages(answered).items()}
     point = Point(
+        stage=progress.stage,
         step=progress.step,
-        train_loss=float(np.mean(progress.losses)),
-        train_accuracy=float(np.mean(seen == answered)),
-        train_macro_f1=macro_f1(seen, answered, classes),
+        train_loss=float(np.mean(seen.losses)),
         validation_loss=float(F.cross_entropy(logits, validation.labels)),
-        validation_accuracy=float(np.mean(logits.argmax(dim=1).numpy() == truth)),
-        validation_macro_f1=macro_f1(truth, logits.argmax(dim=1).numpy(), classes),
         learning_rate=rate,
+        gradient_norms=dict(
+            zip([group.name for group in network.groups()], np.mean(seen.norms, axis=0).tolist(), strict=True)
+        ),
+        **figures,
     )
     progress.curve.append(point)
-    progress.losses, progress.answers = [], []
     return point
 
 
-def judge(progress: Progress, point: Point, patience: int) -> bool:
-    """Whether `point` is the best so far, by macro F1 and then by loss; after `patience` that are not, the loop stops.
+def averages(confusion: Tensor) -> dict[str, float]:
+    """Accuracy, and macro averages of precision, recall and F1."""
+    names = [str(index) for index in range(len(confusion))]
+    metrics = metrics_of(confusion.double().numpy()[None], names)
+    averaged = {
+        metric: float(np.mean([metrics[f"{metric}/{name}"][0] for name in names])) for metric in ("precision", "recall")
+    }
+    return averaged | {name: float(metrics[name][0]) for name in ("accuracy", "macro_f1")}
+
+
+def judge(progress: Progress, point: Point, patience: int | None) -> bool:
+    """Whether `point` is the best so far, by macro F1 and then by loss; after `patience` that are not, the stage stops.
 
     By loss alone it would stop too soon: the loss rises with overconfidence, which the temperature mends afterwards,
     while the answers still get better.
@@ -213,45 +306,28 @@ def judge(progress: Progress, point: Point, patience: int) -> bool:
         progress.best_step, progress.without_improvement = point.step, 0
     else:
         progress.without_improvement += 1
-        progress.stopped_early = progress.without_improvement >= patience
+        progress.stopped_early = patience is not None and progress.without_improvement >= patience
     return better
 
 
-def logits_of(network: Network, hidden: HiddenStates, dtype: torch.dtype) -> NDArray[np.float32]:
-    """(examples, labels)"""
-    return _over_all(network, hidden, dtype)[1]
+def watch(progress: Progress) -> None:
+    """Look at the curve of the stage: say what is wrong, once for each kind, and halve the rate where it bounces."""
+    finding = diagnose(progress.of_stage)
+    if finding is None:
+        return
+    if finding.kind not in {one.kind for one in progress.findings}:
+        progress.findings.append(finding)
+        _log.warning("batch %d: %s", finding.step, finding.advice)
+    if finding.kind == "bouncing" and len(progress.curve) >= progress.damped_at + 3:
+        progress.damping, progress.damped_at = progress.damping / 2, len(progress.curve)
 
 
-def pooled_of(network: Network, hidden: HiddenStates, dtype: torch.dtype) -> NDArray[np.float32]:
-    """(examples, width)"""
-    return _over_all(network, hidden, dtype)[0]
-
-
-def _over_all(
-    network: Network, hidden: HiddenStates, dtype: torch.dtype
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    network.learning_mode(on=False)
-    pooled = np.empty((len(hidden), network.width), dtype=np.float32)
-    logits = np.empty((len(hidden), network.head.out_features), dtype=np.float32)
-    with torch.no_grad(), computing(dtype):
-        for indices in batches_by_length(hidden.lengths.tolist(), EVALUATION_BATCH):
-            output = network.suffix(hidden.batch(indices))
-            pooled[indices], logits[indices] = output.pooled.float().numpy(), output.logits.float().numpy()
-    return pooled, logits
-
-
-def write_curve(board: SummaryWriter, point: Point) -> None:
-    for name, value in asdict(point).items():
-        part, _, metric = name.partition("_")
-        tag = f"{metric}/{part}" if part in {"train", "validation"} else name
-        if name != "step":
-            board.add_scalar(tag, value, point.step)
-
-
-def _optimizer(network: Network, settings: Training) -> torch.optim.Optimizer:
-    """Each layer group learns `layer_decay` times as fast as the one above it."""
-    groups = [
-        {"params": group.parameters, "base": settings.learning_rate * settings.layer_decay**group.depth}
-        for group in network.groups()
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+def _say(bar: "tqdm[Any]", point: Point, done: int, total: int, seconds: float) -> None:
+    """How it goes: in the progress bar, or as lines where there is no terminal; `seconds` a batch takes."""
+    bar.set_postfix(loss=f"{point.validation_loss:.3f}", macro_f1=f"{point.validation_macro_f1:.3f}")
+    if bar.disable:
+        _log.info(
+            "batch %d of %d: loss %.3f, on validation %.3f, accuracy %.3f, macro F1 %.3f; about %.0f s left",
+            *(done, total, point.train_loss, point.validation_loss, point.validation_accuracy),
+            *(point.validation_macro_f1, seconds * (total - done)),
+        )

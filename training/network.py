@@ -23,9 +23,13 @@ class Hidden(NamedTuple):
     states: Tensor  # (batch, positions, width of this layer)
     mask: Tensor  # (batch, positions), 0 where a position is padding
 
+    def to(self, device: torch.device) -> "Hidden":
+        return Hidden(self.states.to(device), self.mask.to(device))
+
 
 class Output(NamedTuple):
     pooled: Tensor  # (batch, width)
+    adapted: Tensor  # (batch, width), what the head sees: the same where there is no adapter
     logits: Tensor  # (batch, labels)
 
 
@@ -124,7 +128,8 @@ class Network(nn.Module):
         """Hidden states at the boundary -> pooled vector and logits."""
         last = self.encoder.run(hidden, range(self.boundary, len(self.encoder.layers)))
         pooled = self.encoder.pool(last)
-        return Output(pooled, self.head(self.dropout(self.adapter(pooled))))
+        adapted = self.adapter(pooled)
+        return Output(pooled, adapted, self.head(self.dropout(adapted)))
 
     def forward(self, *inputs: Tensor) -> Output:
         return self.suffix(self.prefix(*inputs))

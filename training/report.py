@@ -16,7 +16,7 @@ from regraft.versions import Manifest, Metric
 from training import charts
 from training.calibrate import warmer
 from training.data import Row
-from training.loop import Point
+from training.progress import Progress
 
 WORST = 15
 
@@ -28,7 +28,7 @@ class Results(NamedTuple):
     manifest: Manifest
     findings: Sequence[str]
     card: dict[str, Any]
-    curve: Sequence[Point]
+    progress: Progress
     confusion: NDArray[np.int64]
     test: Sequence[Row]
     truth: NDArray[np.int64]
@@ -63,7 +63,8 @@ def write_report(file: Path, results: Results) -> None:
             | {
                 "compared": compared,
                 "mistakes": worst(results),
-                "learning": charts.learning_curves(results.curve, manifest.training["best_step"]),
+                "learning": charts.learning_curves(results.progress.curve, manifest.training["best_step"]),
+                "gradients": charts.gradient_norms(results.progress.curve),
                 "confusion_chart": charts.confusion(results.confusion, results.task.labels),
                 "reliability": charts.reliability(before, results.probabilities, results.truth),
                 "accuracies": charts.intervals([(name, metrics["accuracy"]) for name, metrics in compared]),

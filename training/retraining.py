@@ -24,9 +24,10 @@ from training.data import Parts, Row, part_counts, split_hash
 from training.dataset import Dataset
 from training.duplicates import unlike
 from training.evaluate import compare
+from training.learning import labels_of_rows
 from training.runtime import Scorer
 from training.split import grouped
-from training.train import labels_of_rows, texts
+from training.train import texts
 
 FEWEST_NEWEST = 20  # labels; fewer say nothing about which of two versions is better
 

@@ -8,28 +8,23 @@ A run that was killed goes on from its checkpoint when it is called again with t
 import json
 import logging
 import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from regraft.errors import ConfigError
-from regraft.preprocessing import TextPreprocessor
 from regraft.task import Task
 from regraft.versions import Manifest
-from training import artifacts, baselines, checkpoint, precision
+from training import artifacts, baselines, checkpoint
 from training.backbone import open_backbone, open_preprocessor
-from training.cache import HiddenStates, hidden_states
 from training.calibrate import fit_temperature
+from training.clock import Clock
 from training.data import Parts, Row
 from training.dataset import Dataset
 from training.evaluate import evaluate, evaluate_baselines
@@ -42,11 +37,11 @@ from training.export import (
     write_golden,
     write_onnx,
 )
-from training.loop import CHECKPOINT, Examples, fit, logits_of, pooled_of
-from training.network import Network
+from training.learning import SUFFIX, Source, forget, labels_of_rows, learn
+from training.outputs import logits_of, pooled_of
+from training.processes import ALONE, Team
 from training.report import Results, write_report
 from training.runtime import Scorer, Scores
-from training.text import TextEncoder
 
 PARITY_ROWS = 256
 
@@ -61,27 +56,25 @@ def fine_tune(
     version: str,
     request_id: str | None = None,
     parent: str | None = None,
+    warm: Path | None = None,
+    team: Team = ALONE,
 ) -> Manifest:
-    """Train on `dataset` and leave a complete version in `version_folder(folder)`, ready to be published."""
+    """Train on `dataset` and leave a complete version in `version_folder(folder)`, ready to be published.
+
+    `warm` is the folder of a version that training may start from too. Of several processes only the first calls this,
+    the others `take_part`.
+    """
     clock, settings, parts = Clock(), task.training, dataset.parts
     same_run(folder / "run.json", task, dataset)
     out = _emptied(version_folder(folder))
 
-    with clock.step("load the backbone"):
-        card = open_backbone(task.backbone)
-        preprocessor = open_preprocessor(task, card)
-        encoder = TextEncoder.load(card)
-        network = Network(encoder, labels=len(task.labels), frozen=settings.frozen, seed=settings.seed)
-        untouched = network.trained_state()
-        dtype = precision.choose(settings.precision)
-
-    with clock.step("run the frozen layers"):
-        reader = Reader(task, network, preprocessor, dtype, folder)
-        train, validation = reader.examples("train", parts.train), reader.examples("validation", parts.validation)
-
-    with clock.step("train"):
-        progress = fit(network, train, validation, settings, dtype, folder)
-        checkpoint.write(out / "suffix.safetensors", network.trained_state(), {"boundary": str(network.boundary)})
+    card = open_backbone(task.backbone)
+    preprocessor = open_preprocessor(task, card)
+    source = Source(task, card, preprocessor, parts, dataset.weights)
+    learned = learn(source, folder, clock, warm=warm, team=team)
+    network, reader, progress, dtype = learned.network, learned.reader, learned.progress, learned.reader.dtype
+    train, validation = learned.material
+    checkpoint.write(out / SUFFIX, learned.changed(), {"backbone": card.weights_sha256})
 
     with clock.step("calibrate"):
         calibration = fit_temperature(logits_of(network, validation.hidden, dtype), validation.labels.numpy())
@@ -112,7 +105,7 @@ def fine_tune(
         on_test = evaluate(test_truth, answers, task.labels, **options)
 
     with clock.step("train the baselines"):
-        network.load_trained_state(untouched)
+        train, _ = learned.undo()
         pooled = pooled_of(network, train.hidden, dtype), pooled_of(network, reader.hidden("test", parts.test), dtype)
         others = {
             "majority label": baselines.majority(train.labels.numpy(), len(parts.test)),
@@ -128,7 +121,7 @@ def fine_tune(
         labels=task.labels,
         preprocessing_sha256=preprocessor.sha256,
         features=task.export.features,
-        backbone=card.as_json() | network.description(),
+        backbone=card.as_json() | learned.description,
         artifacts=chosen,
         serve_cpu=serves,
         serve_gpu=on_gpu,
@@ -142,6 +135,11 @@ def fine_tune(
         training={
             "settings": settings.model_dump(),
             "precision": str(dtype).removeprefix("torch."),
+            "loss": {"name": learned.loss.name, "reason": learned.loss.reason},
+            "started_from": learned.started_from,
+            "other_starts": learned.others,
+            "stages": [asdict(stage) for stage in progress.stages],
+            "findings": [finding._asdict() for finding in progress.findings],
             "steps": progress.step,
             "best_step": progress.best_step,
             "stopped_early": progress.stopped_early,
@@ -165,7 +163,7 @@ def fine_tune(
             manifest=manifest,
             findings=dataset.findings,
             card=dataset.card,
-            curve=progress.curve,
+            progress=progress,
             confusion=on_test.confusion,
             test=parts.test,
             truth=test_truth,
@@ -175,41 +173,11 @@ def fine_tune(
     return manifest
 
 
-@dataclass
-class Clock:
-    """How long each step took."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
-        _log.info("%s ...", name)
-        yield
-        self.seconds[name] = round(time.monotonic() - started, 2)
-
-
-class Reader(NamedTuple):
-    """From rows to hidden states at the frozen boundary."""
-
-    task: Task
-    network: Network
-    preprocessor: TextPreprocessor
-    dtype: torch.dtype
-    folder: Path
-
-    def hidden(self, name: str, rows: list[Row]) -> HiddenStates:
-        return hidden_states(
-            self.network,
-            self.preprocessor,
-            self.preprocessor.encode(texts(rows)),
-            dtype=self.dtype,
-            cache_bytes=self.task.training.cache_bytes,
-            file=self.folder / f"{name}.hidden",
-        )
-
-    def examples(self, name: str, rows: list[Row]) -> Examples:
-        return Examples(self.hidden(name, rows), torch.from_numpy(labels_of_rows(rows, self.task)))
+def take_part(task: Task, dataset: Dataset, folder: Path, team: Team) -> None:
+    """In the training of `fine_tune`, which the first process of the team has called; nothing comes of it here."""
+    card = open_backbone(task.backbone)
+    source = Source(task, card, open_preprocessor(task, card), dataset.parts, dataset.weights)
+    learn(source, folder, Clock(), team=team)
 
 
 def same_run(file: Path, task: Task, dataset: Dataset) -> None:
@@ -230,17 +198,11 @@ def version_folder(folder: Path) -> Path:
 def tidy(folder: Path) -> None:
     """Forget what a published run no longer needs; its TensorBoard curves stay."""
     shutil.rmtree(version_folder(folder), ignore_errors=True)
-    for file in (*folder.glob("*.hidden"), folder / CHECKPOINT):
-        file.unlink(missing_ok=True)
+    forget(folder)
 
 
 def texts(rows: Sequence[Row]) -> list[str]:
     return [row.input for row in rows]
-
-
-def labels_of_rows(rows: Sequence[Row], task: Task) -> NDArray[np.int64]:
-    places = {label: index for index, label in enumerate(task.labels)}
-    return np.array([places[row.label] for row in rows], dtype=np.int64)
 
 
 def write_rows(file: Path, parts: Parts) -> None:

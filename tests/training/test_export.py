@@ -25,11 +25,11 @@ from training.export import (
     write_onnx,
 )
 from training.half import halve
+from training.learning import labels_of_rows
 from training.network import Network
 from training.quantize import quantize
 from training.runtime import Scorer
 from training.text import TextEncoder
-from training.train import labels_of_rows
 
 
 class Bench:

@@ -1,7 +1,9 @@
-"""The loop on examples of its own: fixed hidden states of the tiny network."""
+"""The loop on examples of its own: hidden states of the tiny network."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,32 +13,44 @@ from regraft.errors import ConfigError
 from regraft.task import Task, Training
 from training import loop
 from training.backbone import open_backbone, open_preprocessor
+from training.clock import Clock
 from training.dataset import read_dataset
-from training.loop import Examples, Point, Progress, epoch_batches, fit, judge, set_learning_rate
-from training.network import Network
+from training.learning import Reader, Source
+from training.loop import Material, Rules, Seen, epoch_batches, fit, judge, validations, without_some
+from training.losses import choose
+from training.network import Hidden, Network
+from training.optimizer import make_optimizer, set_learning_rate
+from training.progress import Point, Progress
+from training.stages import Stage
 from training.text import TextEncoder
-from training.train import Reader
 
 
 class Bench:
     """A network and its examples, made anew for each run."""
 
-    def __init__(self, task: Task, folder: Path) -> None:
-        self.task, self.folder = task, folder
+    def __init__(self, task: Task, folder: Path, **settings: object) -> None:
+        self.settings, self.folder = task.training.model_copy(update={"epochs": 2} | settings), folder
         card = open_backbone(task.backbone)
-        self.network = Network(TextEncoder.load(card), labels=3, frozen=0.75, seed=0)
-        reader = Reader(task, self.network, open_preprocessor(task, card), torch.float32, folder)
-        parts = read_dataset(task).parts
-        self.train, self.validation = reader.examples("train", parts.train), reader.examples("v", parts.validation)
+        self.network = Network(TextEncoder.load(card), labels=3, frozen=0.75, seed=0, adapter=self.settings.adapter)
+        source = Source(task, card, open_preprocessor(task, card), read_dataset(task).parts)
+        self.reader = Reader(source, self.network, torch.float32, folder, Clock())
 
-    def fit(self, **changes: object) -> Progress:
-        settings = self.task.training.model_copy(update={"epochs": 2} | changes)
-        return fit(self.network, self.train, self.validation, settings, torch.float32, self.folder)
+    def fit(self, *stages: Stage) -> Progress:
+        stages = stages or (Stage(3, self.settings.epochs, self.settings.learning_rate),)
+        progress, self.material = fit(self.network, stages, self.reader.material, self.rules, self.folder)
+        return progress
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(self.settings, choose(self.settings, torch.tensor([0, 1, 2]), 3), torch.float32)
 
 
 def state_of(network: Network) -> dict[str, torch.Tensor]:
-    named = [*network.named_parameters(), *network.named_buffers()]
-    return {name: value.detach().clone() for name, value in named}
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_training_moves_what_is_above_the_boundary_and_nothing_below_by_a_byte(task: Task, tmp_path: Path) -> None:
@@ -55,51 +69,81 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [14, 17, 28])
-def test_two_epochs_are_one_epoch_a_stop_and_another_epoch(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
-) -> None:
-    """Fourteen batches an epoch, validated every five: a stop after a checkpoint, between two, and at the end."""
-    whole = Bench(task, tmp_path / "whole")
-    straight = whole.fit()
-    stopped, train_batch = Bench(task, tmp_path / "stopped"), loop.train_batch
+def stopping_at(steps: Sequence[int]) -> Any:
+    """In the place of `train_batch`: is killed before each of these steps, once."""
+    left, train_batch = list(steps), loop.train_batch
 
-    def train_until_stopped(*arguments: object) -> None:
-        train_batch(*arguments)  # type: ignore[arg-type]
-        if arguments[-1].step > stop_at:  # type: ignore[attr-defined]
+    def train_until_killed(*arguments: Any) -> None:
+        if left and arguments[-1].step == left[0]:
+            left.pop(0)
             raise Killed
+        train_batch(*arguments)
 
-    if stop_at < straight.step:
-        monkeypatch.setattr(loop, "train_batch", train_until_stopped)
+    return train_until_killed
+
+
+TWO_STAGES = (Stage(3, 2, 2e-2), Stage(2, 1, 1e-2))
+
+
+@pytest.mark.parametrize(
+    "stop_at", [[14], [17], [3, 28, 29, 40, 41]], ids=["at an epoch's end", "within one", "again and again"]
+)
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: list[int]
+) -> None:
+    """Two epochs of fourteen batches, validated every five, then another with one more layer."""
+    whole = Bench(task, tmp_path / "whole")
+    straight = whole.fit(*TWO_STAGES)
+    assert [stage.kept for stage in straight.stages] == [True, True]
+    monkeypatch.setattr(loop, "train_batch", stopping_at(stop_at))
+    for _ in stop_at:
         with pytest.raises(Killed):
-            stopped.fit()
-        monkeypatch.setattr(loop, "train_batch", train_batch)
-    else:
-        stopped.fit()
+            Bench(task, tmp_path / "stopped").fit(*TWO_STAGES)
     resumed = Bench(task, tmp_path / "stopped")
-    torch.manual_seed(12345)
-    again = resumed.fit()
-    assert [vars(point) for point in again.curve] == [vars(point) for point in straight.curve]
-    assert again.best_step == straight.best_step
-    for name, value in state_of(whole.network).items():
-        assert torch.equal(value, state_of(resumed.network)[name]), name
+    again = resumed.fit(*TWO_STAGES)
+    assert again.curve == straight.curve
+    assert (again.best_step, again.stages) == (straight.best_step, straight.stages)
+    assert same(state_of(whole.network), state_of(resumed.network))
+
+
+def test_a_stage_that_is_no_better_leaves_nothing_behind_and_none_follows(task: Task, tmp_path: Path) -> None:
+    alone, several = Bench(task, tmp_path / "alone"), Bench(task, tmp_path / "several")
+    alone.fit()
+    first = Stage(3, 2, alone.settings.learning_rate)
+    progress = several.fit(first, Stage(2, 1, 10.0), Stage(1, 1, 1e-3))
+    assert [stage.kept for stage in progress.stages] == [True, False]
+    assert progress.best_step <= progress.stages[0].steps
+    assert same(state_of(alone.network), state_of(several.network))
 
 
 def test_it_returns_to_the_best(task: Task, tmp_path: Path) -> None:
-    bench = Bench(task, tmp_path)
-    progress = bench.fit(epochs=4)
+    bench = Bench(task, tmp_path, epochs=4)
+    progress = bench.fit()
     best = max(progress.curve, key=lambda point: (point.validation_macro_f1, -point.validation_loss))
     assert progress.best_step == best.step
-    again = loop.validate(
-        bench.network, bench.validation, torch.float32, Progress(losses=[0.0], answers=[(0, 0)]), rate=0.0
-    )
+    seen = Seen(3)
+    seen.losses, seen.norms, seen.confusion[0, 0] = [0.0], [[0.0, 0.0]], 1
+    again = loop.validate(bench.network, bench.material.validation, bench.rules, Progress(), seen, rate=0.0)
     assert again.validation_loss == pytest.approx(best.validation_loss, abs=1e-6)
 
 
-def test_it_learns(task: Task, tmp_path: Path) -> None:
-    progress = Bench(task, tmp_path).fit(epochs=4)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"loss": "focal", "label_weights": "balanced"}, {"adapter": 2}, {"token_dropout": 0.1}, {"schedule": "step"}],
+    ids=str,
+)
+def test_it_learns(task: Task, tmp_path: Path, settings: dict[str, object]) -> None:
+    progress = Bench(task, tmp_path, epochs=4, **settings).fit()
     assert progress.best_macro_f1 > 0.7
     assert progress.curve[-1].train_loss < progress.curve[0].train_loss
+
+
+def test_vectors_of_one_label_are_drawn_together_and_a_head_is_fitted_to_them(task: Task, tmp_path: Path) -> None:
+    bench = Bench(task, tmp_path)
+    progress = bench.fit(Stage(3, 3, 5e-3, "contrast"))
+    assert progress.best_macro_f1 > 0.7
+    assert progress.curve[-1].train_loss < progress.curve[0].train_loss
+    assert progress.stages[0].objective == "contrast"
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(task: Task, tmp_path: Path) -> None:
@@ -113,26 +157,31 @@ def test_a_loss_that_is_no_number_stops_with_advice(task: Task, tmp_path: Path) 
 def test_ctrl_c_keeps_the_best_so_far(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_batch = loop.train_batch
 
-    def interrupted_after_seven(*arguments: object) -> None:
-        if arguments[-1].step == 7:  # type: ignore[attr-defined]
+    def interrupted_after_seven(*arguments: Any) -> None:
+        if arguments[-1].step == 7:
             raise KeyboardInterrupt
-        train_batch(*arguments)  # type: ignore[arg-type]
+        train_batch(*arguments)
 
     monkeypatch.setattr(loop, "train_batch", interrupted_after_seven)
-    progress = Bench(task, tmp_path / "late").fit()
+    progress = Bench(task, tmp_path / "late").fit(*TWO_STAGES)
     assert (progress.interrupted, progress.step, progress.best_step) == (True, 7, 5)
+    assert len(progress.stages) == 1
     with pytest.raises(KeyboardInterrupt):  # nothing was validated yet, so there is no best
-        Bench(task, tmp_path / "early").fit(validate_every=50)
+        Bench(task, tmp_path / "early", validate_every=50).fit()
 
 
-def test_it_stops_when_validations_no_longer_improve(task: Task, tmp_path: Path) -> None:
-    progress = Bench(task, tmp_path).fit(epochs=20, learning_rate=1e-9, patience=3)
-    assert progress.stopped_early
+def test_a_stage_stops_when_validations_no_longer_improve(task: Task, tmp_path: Path) -> None:
+    progress = Bench(task, tmp_path, epochs=20, learning_rate=1e-9, patience=3).fit()
+    assert progress.stages[0].stopped_early
     assert progress.step < 14 * 20
 
 
 def point(step: int, f1: float, loss: float) -> Point:
-    return Point(step, 0, 0, 0, loss, 0, f1, 0)
+    figures = dict.fromkeys(("accuracy", "precision", "recall", "macro_f1"), 0.0)
+    train: dict[str, Any] = {f"train_{name}": value for name, value in figures.items()}
+    validation: dict[str, Any] = {f"validation_{name}": value for name, value in figures.items()}
+    validation["validation_macro_f1"] = f1
+    return Point(stage=0, step=step, train_loss=1.0, validation_loss=loss, learning_rate=0.0, **train, **validation)
 
 
 def test_macro_f1_decides_and_then_the_loss() -> None:
@@ -148,39 +197,106 @@ def test_macro_f1_decides_and_then_the_loss() -> None:
     assert progress.best_step == 4
 
 
+def test_the_rate_is_halved_when_the_validation_loss_bounces() -> None:
+    progress = Progress()
+    for step, loss in enumerate([1.0, 1.3, 0.9, 1.3, 0.9]):
+        progress.curve.append(point(step, 0.5, loss))
+        loop.watch(progress)
+    assert progress.damping == 0.5  # the fifth point follows too soon on the fourth
+    assert [finding.kind for finding in progress.findings] == ["bouncing"]
+
+
 def test_an_epoch_shows_each_example_once_with_neighbours_of_like_length() -> None:
     lengths = torch.arange(200) % 37
     settings = Training(batch_size=8, seed=1)
-    batches = epoch_batches(lengths, settings, epoch=0)
+    batches = epoch_batches(lengths, settings, (0, 0))
     assert sorted(index for batch in batches for index in batch) == list(range(200))
     assert max(int(lengths[batch].max() - lengths[batch].min()) for batch in batches) <= 3
-    assert batches == epoch_batches(lengths, settings, epoch=0)
-    assert batches != epoch_batches(lengths, settings, epoch=1)
-    assert batches != epoch_batches(lengths, Training(batch_size=8, seed=2), epoch=0)
+    assert batches == epoch_batches(lengths, settings, (0, 0))
+    others = [(settings, (0, 1)), (settings, (1, 0)), (Training(batch_size=8, seed=2), (0, 0))]
+    assert all(batches != epoch_batches(lengths, *other) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "every", "due"),
+    [
+        (14, 50, {14, 28}),
+        (100, 50, {50, 100, 150, 200}),
+        (120, 50, {60, 120, 180, 240}),
+        (3, 50, {6}),
+        (6, 50, {12}),
+        (8, 4, {4, 8, 12, 16}),
+    ],
+)
+def test_validations_are_spread_evenly_over_an_epoch(per_epoch: int, every: int, due: set[int]) -> None:
+    assert validations(per_epoch, 2, every) == due
 
 
 def test_the_rate_warms_up_and_falls_and_is_lower_for_deeper_layers(task: Task, tmp_path: Path) -> None:
     network = Bench(task, tmp_path).network
-    settings = Training(learning_rate=1.0, layer_decay=0.25, warmup=0.1)
-    optimizer = loop._optimizer(network, settings)
-    head = [set_learning_rate(optimizer, step, 100, settings) for step in range(100)]
+    settings, stage = Training(layer_decay=0.25, warmup=0.1), Stage(3, 4, 1.0)
+    optimizer = make_optimizer(network, stage, settings, rows=1000)
+    head = [set_learning_rate(optimizer, stage, step, 25, settings) for step in range(100)]
     assert head[9] == max(head) == 1.0
     assert head[:10] == sorted(head[:10])
     assert head[10:] == sorted(head[10:], reverse=True)
     assert [group["lr"] / head[-1] for group in optimizer.param_groups] == pytest.approx([1.0, 0.25])
+    assert set_learning_rate(optimizer, stage, 9, 25, settings, damping=0.5) == 0.5
+    steps = Training(schedule="step", drop_epochs=2, warmup=0.0)
+    falling = [set_learning_rate(optimizer, stage, step, 25, steps) for step in (1, 49, 50, 99)]
+    assert falling == pytest.approx([1.0, 1.0, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(("rows", "decay"), [(499, 1e-4), (500, 1e-3)])
+def test_the_weight_decay_is_softer_on_few_rows(task: Task, tmp_path: Path, rows: int, decay: float) -> None:
+    network = Bench(task, tmp_path).network
+    optimizer = make_optimizer(network, Stage(3, 1, 1.0), Training(), rows)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {decay}
+    asked = make_optimizer(network, Stage(3, 1, 1.0), Training(weight_decay=0.0), rows)
+    assert {group["weight_decay"] for group in asked.param_groups} == {0.0}
 
 
 def test_the_curves_of_both_parts_are_on_comparable_axes(task: Task, tmp_path: Path) -> None:
-    progress = Bench(task, tmp_path).fit()
+    progress = Bench(task, tmp_path).fit(*TWO_STAGES)
     board = EventAccumulator(str(tmp_path / "tensorboard"))
     board.Reload()
-    for metric in ("loss", "accuracy", "macro_f1"):
+    for metric in ("loss", "accuracy", "precision", "recall", "macro_f1"):
         steps = [[one.step for one in board.Scalars(f"{metric}/{part}")] for part in ("train", "validation")]
         assert steps[0] == steps[1] == [one.step for one in progress.curve]
+    drawn = [len(board.Scalars(f"gradient_norm/{group}")) for group in ("head", "layer 3", "layer 2")]
+    assert drawn[0] == drawn[1] == len(progress.curve) > drawn[2] > 0
+
+
+def test_hiding_tokens_touches_neither_the_first_nor_what_is_padding() -> None:
+    torch.manual_seed(0)
+    mask = (torch.arange(400) < 300).long().repeat(3, 1)
+    hidden = Hidden(torch.ones(3, 400, 2), mask)
+    kept = without_some(hidden, 0.25).mask
+    assert kept[:, 0].all()
+    assert not kept[:, 300:].any()
+    assert 0.65 < kept[:, :300].double().mean() < 0.85
+    assert without_some(hidden, 0.0) is hidden
 
 
 def test_examples_of_one_batch_are_enough(task: Task, tmp_path: Path) -> None:
-    bench = Bench(task, tmp_path)
-    bench.train = Examples(bench.train.hidden, bench.train.labels)
-    progress = bench.fit(batch_size=1000, epochs=1)
+    progress = Bench(task, tmp_path, batch_size=1000, epochs=1).fit()
     assert progress.step == 1
+
+
+def test_hidden_states_of_a_stage_go_when_the_next_begins(task: Task, tmp_path: Path) -> None:
+    bench = Bench(task.model_copy(update={"training": task.training.model_copy(update={"cache_bytes": 0})}), tmp_path)
+    bench.fit(*TWO_STAGES)
+    assert {file.name for file in tmp_path.glob("*.hidden")} == {"train-2.hidden", "validation-2.hidden"}
+
+
+def test_material_weights_count(task: Task, tmp_path: Path) -> None:
+    """Rows that weigh nothing teach nothing."""
+    bench = Bench(task, tmp_path)
+    read = bench.reader.material
+
+    def only_first_label() -> Material:
+        train, validation = read()
+        return Material(train._replace(weights=(train.labels == 0).float()), validation)
+
+    fit(bench.network, [Stage(3, 1, 2e-2)], only_first_label, bench.rules, tmp_path)
+    assert bench.network.head.bias.argmax() == 0

@@ -31,10 +31,11 @@ from training import backbone as backbone_module
 from training import precision
 from training.backbone import open_backbone, open_preprocessor
 from training.cache import hidden_states
+from training.clock import Clock
 from training.dataset import read_dataset
+from training.learning import Reader, Source
 from training.network import Network
 from training.text import TextEncoder
-from training.train import Reader
 
 SMALL = {
     "vocab_size": 60,
@@ -268,9 +269,10 @@ def test_hidden_states_come_back_padded_as_they_were(task: Task, tmp_path: Path,
 
 def test_bfloat16_halves_the_cache_and_hardly_changes_it(task: Task, tmp_path: Path) -> None:
     card = open_backbone(task.backbone)
-    rows = read_dataset(task).parts.test
+    parts = read_dataset(task).parts
+    source = Source(task, card, open_preprocessor(task, card), parts)
     plain, half = (
-        Reader(task, load(card.folder), open_preprocessor(task, card), dtype, tmp_path).hidden("test", rows)
+        Reader(source, load(card.folder), dtype, tmp_path, Clock()).hidden("test", parts.test)
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert half.states.dtype == torch.bfloat16

@@ -159,7 +159,7 @@ def test_the_same_card_makes_the_same_split(folder: Path, published: tuple[Setti
 
 def test_the_report_stands_alone_and_shows_everything(folder: Path) -> None:
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
     assert not re.findall(r"<(?:script|link|img|iframe)\b|@import|url\((?!#)", page)
     for heading in (
         "baselines",
@@ -193,15 +193,15 @@ def test_a_run_that_was_begun_with_other_data_is_refused(task: Task, tmp_path: P
 # Each kills its process for good the n-th time that a function is called: `owner`, `name`, n.
 KILLS = {
     "while a checkpoint is written": ("training.checkpoint", "save_file", 2),
-    "after a checkpoint": ("training.loop", "write_curve", 4),
-    "when training is done": ("training.train", "fit", -1),
+    **{f"at batch {n} after going on": ("training.loop", "train_batch", n) for n in (9, 3, 8, 2, 7)},  # of 33
+    "when training is done": ("training.learning", "fit", -1),
     "while the version is exported": ("training.train", "write_golden", 1),
     "before the version gets its name": ("pathlib:Path", "rename", 1),
     "before it is released": ("training.commands", "release_first", 1),
 }
 # Imports once and forks, since importing takes longer than training; no thread runs yet when it forks.
 SCRIPT = """
-import json, os, pkgutil, signal, sys
+import json, os, pkgutil, signal, sys, traceback
 import torch._dynamo, transformers.models.bert.modeling_bert
 import training.train, training.commands
 from regraft.cli import main
@@ -223,7 +223,11 @@ def run(owner, name, count):
 for owner, name, count in json.loads(sys.argv[1]):
     child = os.fork()
     if child == 0:
-        run(owner, name, count)
+        try:
+            run(owner, name, count)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # the exit handlers of libraries wait for threads that did not come along
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -231,7 +235,8 @@ for owner, name, count in json.loads(sys.argv[1]):
 @pytest.fixture
 def killed(tmp_path: Path, backbone: Path) -> Path:
     """A task whose training was killed at each of the points, always going on with the same run."""
-    file = write_task(tmp_path, backbone, examples(240), training={"epochs": 2}, export={"int8": False})
+    stages = {"epochs": 2, "stages": 2, "stage_epochs": 1, "force": True}
+    file = write_task(tmp_path, backbone, examples(240), training=stages, export={"int8": False})
     options = ["--task", str(file), "--home", str(tmp_path / "home"), "train", "--run", "it"]
     command = [sys.executable, "-c", SCRIPT, json.dumps(list(KILLS.values())), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -251,7 +256,9 @@ def test_killed_again_and_again_it_publishes_once_and_what_it_would_have(killed:
     task = Task.load(killed)
     straight = fine_tune(task, read_dataset(task), tmp_path / "straight", version="it")
     assert (published.test, published.validation) == (straight.test, straight.validation)
-    assert published.training["best_step"] == straight.training["best_step"]
+    for what in ("best_step", "steps", "stages", "findings"):
+        assert published.training[what] == straight.training[what]
+    assert len(straight.training["stages"]) == 2
     assert published.files["model.onnx"].bytes == (tmp_path / "straight" / "version" / "model.onnx").stat().st_size
 
 

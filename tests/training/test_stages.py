@@ -1,0 +1,47 @@
+import pytest
+
+from regraft.errors import ConfigError
+from regraft.task import Training
+from training.stages import FEW, plan
+
+LAYERS = 10
+
+
+def boundaries(rows: int = 10_000, **settings: object) -> list[int]:
+    return [stage.boundary for stage in plan(Training.model_validate(settings), LAYERS, rows)]
+
+
+def test_each_stage_thaws_a_fifth_of_the_layers_more_at_a_tenth_of_the_rate() -> None:
+    stages = plan(Training(frozen=0.7, stages=3, learning_rate=1e-3, epochs=5, stage_epochs=3), LAYERS, 10_000)
+    assert [stage.boundary for stage in stages] == [7, 5, 3]
+    assert [stage.learning_rate for stage in stages] == pytest.approx([1e-3, 1e-4, 1e-5])
+    assert [stage.epochs for stage in stages] == [5, 3, 3]
+
+
+def test_each_stage_thaws_at_least_one_layer_and_none_below_the_first() -> None:
+    assert [stage.boundary for stage in plan(Training(frozen=0.75, stages=4), 3, 10_000)] == [2, 1, 0]
+    assert boundaries(frozen=1.0, stages=2) == [10, 8]
+
+
+def test_few_rows_get_one_stage() -> None:
+    assert len(boundaries(FEW)) == 2
+    assert len(boundaries(FEW - 1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "complaint"),
+    [
+        ({"frozen": 0.0}, 10_000, "lets all layers learn at once"),
+        ({"frozen": 0.05}, 10_000, "lets all layers learn at once"),
+        ({"stages": 2}, FEW - 1, "fewer than 500: they would be learnt by heart"),
+        ({"epochs": 48, "patience": None, "stages": 2}, 10_000, "51 epochs without early stopping"),
+    ],
+)
+def test_what_seldom_ends_well_is_refused_unless_forced(settings: dict[str, object], rows: int, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        boundaries(rows, **settings)
+    assert boundaries(rows, **settings, force=True)
+
+
+def test_many_epochs_that_stop_early_are_allowed() -> None:
+    assert boundaries(epochs=500)

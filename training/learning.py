@@ -1,0 +1,181 @@
+"""From labelled rows to a trained network: the backbone, the stages, and hidden states wherever a stage begins.
+
+backbone (or the version that serves) -> stages -> the better of the two on the validation part
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from regraft.errors import ConfigError
+from regraft.preprocessing import TextPreprocessor
+from regraft.task import Task
+from training import losses, precision
+from training.backbone import BackboneCard
+from training.cache import HiddenStates, hidden_states
+from training.clock import Clock
+from training.data import Parts, Row
+from training.loop import CHECKPOINT, Examples, Material, Rules, fit
+from training.losses import Loss
+from training.network import Network
+from training.processes import ALONE, Team
+from training.progress import Progress
+from training.stages import plan
+from training.text import TextEncoder
+
+SUFFIX = "suffix.safetensors"  # in a version: all that differs from the backbone
+
+_log = logging.getLogger(__name__)
+
+
+class Source(NamedTuple):
+    """What a network is made from; `weights` say of some rows, by id, how much more than 1 they count."""
+
+    task: Task
+    card: BackboneCard
+    preprocessor: TextPreprocessor
+    parts: Parts
+    weights: Mapping[str, float] = MappingProxyType({})
+
+
+class Reader(NamedTuple):
+    """From rows to hidden states at the frozen boundary."""
+
+    source: Source
+    network: Network
+    dtype: torch.dtype
+    folder: Path
+    clock: Clock
+    team: Team = ALONE
+
+    def hidden(self, name: str, rows: list[Row]) -> HiddenStates:
+        # Files are named after the boundary: those of the stage before may still be mapped.
+        if self.team.is_main:
+            for old in self.folder.glob(f"{name}-*.hidden"):
+                old.unlink()
+        return hidden_states(
+            self.network,
+            self.source.preprocessor,
+            self.source.preprocessor.encode([row.input for row in rows]),
+            dtype=self.dtype,
+            cache_bytes=self.source.task.training.cache_bytes,
+            file=self.folder / f"{name}-{self.network.boundary}.hidden",
+            team=self.team,
+        )
+
+    def examples(self, name: str, rows: list[Row]) -> Examples:
+        weights = torch.tensor([self.source.weights.get(row.id, 1.0) for row in rows])
+        return Examples(self.hidden(name, rows), torch.from_numpy(labels_of_rows(rows, self.source.task)), weights)
+
+    def material(self) -> Material:
+        with self.clock.step("run the frozen layers"):
+            parts = self.source.parts
+            return Material(self.examples("train", parts.train), self.examples("validation", parts.validation))
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained network, and how it came about."""
+
+    network: Network
+    reader: Reader
+    material: Material  # hidden states that fit the network as it is
+    progress: Progress
+    loss: Loss
+    untouched: dict[str, Tensor]  # whatever was changed, as it came with the backbone
+    started_from: str  # "backbone", or "production"
+    others: dict[str, float]  # macro F1 on validation of the starts that were not taken
+    description: dict[str, Any]
+
+    def changed(self) -> dict[str, Tensor]:
+        """All that differs from the backbone, by name."""
+        own = self.network.state_dict()
+        return {name: own[name] for name in self.untouched}
+
+    def undo(self) -> Material:
+        """Make the network what it was before anything learned; returns hidden states that fit it."""
+        self.network.load_trained_state(self.untouched)
+        return self.material if self.started_from == "backbone" else self.reader.material()
+
+
+def learn(source: Source, folder: Path, clock: Clock, *, warm: Path | None = None, team: Team = ALONE) -> Learned:
+    """Train from the backbone, and from the version in the folder `warm` too if there is one and it fits."""
+    learned = _learn(source, folder, clock, None, team)
+    if warm is None:
+        return learned
+    try:
+        other = _learn(source, folder / "warm", clock, load_file(warm / SUFFIX), team)
+    except (ConfigError, OSError) as error:
+        _log.warning("production is no place to start from: %s", error)
+        return learned
+    first, second = sorted((learned, other), key=_reached, reverse=True)
+    _log.info("started from the %s, macro F1 on validation %.3f", first.started_from, first.progress.best_macro_f1)
+    first.others[second.started_from] = second.progress.best_macro_f1
+    return first
+
+
+def _learn(source: Source, folder: Path, clock: Clock, warm: dict[str, Tensor] | None, team: Team) -> Learned:
+    task, settings = source.task, source.task.training
+    with clock.step("load the backbone"):
+        network = Network(
+            TextEncoder.load(source.card),
+            labels=len(task.labels),
+            frozen=settings.frozen,
+            seed=settings.seed,
+            adapter=settings.adapter,
+        ).to(team.device)
+    stages = plan(settings, len(network.encoder.layers), len(source.parts.train))
+    network.unfreeze(stages[-1].boundary)
+    untouched = network.trained_state()
+    if warm is not None:
+        own = network.state_dict()
+        if odd := [name for name, value in warm.items() if name not in own or own[name].shape != value.shape]:
+            raise ConfigError(f"its {odd[0]} is not of this network's shape")
+        untouched |= {name: own[name].clone() for name in warm}
+        network.load_trained_state(warm)
+    reader = Reader(source, network, precision.choose(settings.precision, team.device), folder, clock, team)
+    truth = torch.from_numpy(labels_of_rows(source.parts.train, task))
+    loss = losses.choose(settings, truth, len(task.labels))
+    _log.info("loss: %s, because %s", loss.name, loss.reason)
+    with clock.step("train"):
+        progress, material = fit(network, stages, reader.material, Rules(settings, loss, reader.dtype, team), folder)
+    kept = [end.boundary for end in progress.stages if end.kept]
+    boundary = network.boundary
+    network.unfreeze(kept[-1])
+    description = network.description()
+    network.unfreeze(boundary)
+    return Learned(
+        network=network,
+        reader=reader,
+        material=material,
+        progress=progress,
+        loss=loss,
+        untouched=untouched,
+        started_from="backbone" if warm is None else "production",
+        others={},
+        description=description,
+    )
+
+
+def _reached(learned: Learned) -> tuple[float, float]:
+    return learned.progress.best_macro_f1, -learned.progress.best_loss
+
+
+def labels_of_rows(rows: list[Row], task: Task) -> NDArray[np.int64]:
+    places = {label: index for index, label in enumerate(task.labels)}
+    return np.array([places[row.label] for row in rows], dtype=np.int64)
+
+
+def forget(folder: Path) -> None:
+    """Remove what only an unfinished training needs; its TensorBoard curves stay."""
+    for file in (*folder.rglob("*.hidden"), *folder.rglob(CHECKPOINT)):
+        file.unlink(missing_ok=True)

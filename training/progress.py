@@ -1,0 +1,95 @@
+"""How far a training is and how it went: everything that is not a tensor, saved with the checkpoint by the same names.
+
+batches -> what they gave since the last validation -> Point -> Progress, TensorBoard, and in the end the report
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from training.diagnosis import Finding
+
+
+@dataclass
+class Point:
+    """One validation: figures of the batches since the last one, and of the whole validation part.
+
+    Precision, recall and F1 are averages over the labels. `gradient_norms` are means over the batches, by layer group.
+    """
+
+    stage: int  # from 0
+    step: int
+    train_loss: float
+    train_accuracy: float
+    train_precision: float
+    train_recall: float
+    train_macro_f1: float
+    validation_loss: float
+    validation_accuracy: float
+    validation_precision: float
+    validation_recall: float
+    validation_macro_f1: float
+    learning_rate: float
+    gradient_norms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class StageEnd:
+    """What came of a stage; `best_step` None where nothing in it was better than what was there before."""
+
+    boundary: int  # how many layers were frozen
+    learning_rate: float
+    objective: str
+    steps: int
+    best_step: int | None
+    stopped_early: bool
+
+    @property
+    def kept(self) -> bool:
+        return self.best_step is not None
+
+
+@dataclass
+class Progress:
+    stage: int = 0  # index of the stage under way
+    step: int = 0  # batches done, in all stages
+    stage_start: int = 0  # step at which the stage began
+    best_step: int = 0  # 0: none validated yet
+    best_macro_f1: float = -1.0
+    best_loss: float = math.inf
+    without_improvement: int = 0
+    damping: float = 1.0  # halved each time that the validation loss bounces
+    damped_at: int = 0  # points of the curve when that was last done
+    stopped_early: bool = False
+    interrupted: bool = False
+    seconds: float = 0.0
+    curve: list[Point] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    stages: list[StageEnd] = field(default_factory=list)  # those that are over
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """From what `dataclasses.asdict` made of it, by way of JSON."""
+        progress = cls(**values)
+        progress.curve = [Point(**point) for point in values["curve"]]
+        progress.findings = [Finding(*finding) for finding in values["findings"]]
+        progress.stages = [StageEnd(**stage) for stage in values["stages"]]
+        return progress
+
+    @property
+    def of_stage(self) -> list[Point]:
+        """The curve of the stage under way."""
+        return [point for point in self.curve if point.stage == self.stage]
+
+
+def write_point(board: SummaryWriter, point: Point) -> None:
+    """Training and validation under one tag's two ends, so that TensorBoard draws them beside each other."""
+    for name, value in asdict(point).items():
+        part, _, metric = name.partition("_")
+        if part in {"train", "validation"}:
+            board.add_scalar(f"{metric}/{part}", value, point.step)
+    for group, norm in point.gradient_norms.items():
+        board.add_scalar(f"gradient_norm/{group}", norm, point.step)
+    board.add_scalar("learning_rate", point.learning_rate, point.step)

@@ -1,0 +1,65 @@
+"""Which stages a training goes through: first the head and the last layers, then a few more layers at a lower rate.
+
+A stage takes over the best of the one before. What comes of it is kept only if it is better; see training/loop.py.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from regraft.errors import ConfigError
+from regraft.task import Training
+from training.network import boundary_of
+
+FEW = 500  # training rows; with fewer, more layers learn the rows by heart
+STAGES = 2
+MOST_EPOCHS = 50  # without early stopping
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The layers from `boundary` upwards learn; `learning_rate` is the head's.
+
+    To contrast is to draw the vectors of one label together; the head is fitted to them before each validation.
+    """
+
+    boundary: int
+    epochs: int
+    learning_rate: float
+    objective: Literal["classify", "contrast"] = "classify"
+
+
+def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
+    """The stages for a backbone of so many layers and so many training rows.
+
+    Raises ConfigError for what seldom ends well, unless `training.force` is set: all layers at once, more and more
+    layers on few rows, many epochs that nothing stops.
+    """
+    first = boundary_of(settings.frozen, layers)
+    count = settings.stages or (STAGES if rows >= FEW else 1)
+    stages = [Stage(first, settings.epochs, settings.learning_rate)]
+    for number in range(1, count):
+        boundary = min(boundary_of(max(settings.frozen - number * settings.thaw, 0), layers), stages[-1].boundary - 1)
+        if boundary >= 0:
+            rate = settings.learning_rate * settings.stage_decay**number
+            stages.append(Stage(boundary, settings.stage_epochs, rate))
+    if not settings.force:
+        _refuse(settings, stages, rows)
+    return stages
+
+
+def _refuse(settings: Training, stages: list[Stage], rows: int) -> None:
+    if stages[0].boundary == 0:
+        raise ConfigError(
+            f"training.frozen = {settings.frozen} lets all layers learn at once, which destroys what the backbone knows"
+            " while the head is still random; raise it, or set training.force: true"
+        )
+    if len(stages) > 1 and rows < FEW:
+        raise ConfigError(
+            f"training.stages = {settings.stages} thaws more layers on {rows} training rows, fewer than {FEW}: they"
+            " would be learnt by heart; label more, set training.stages: 1, or set training.force: true"
+        )
+    if settings.patience is None and (epochs := sum(stage.epochs for stage in stages)) > MOST_EPOCHS:
+        raise ConfigError(
+            f"{epochs} epochs without early stopping, more than {MOST_EPOCHS}: set training.patience, or"
+            " training.force: true"
+        )
