@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     )
     versions_url: str = Field("", description="version store: a path or any fsspec URL; empty for HOME/versions")
     history_url: str = Field("", description="history: a path or any fsspec URL; empty for HOME/history")
+    inputs_url: str = Field(
+        "", description="images that were asked about: a path or any fsspec URL; empty for HOME/inputs"
+    )
     provider: Literal["cpu", "cuda"] = Field("cpu", description="execution provider that versions must really get")
     host: str = Field("127.0.0.1", description="address that the servers listen on")
     port: int = Field(3000, description="port of the service", ge=1, le=65535)
@@ -68,6 +71,10 @@ class Settings(BaseSettings):
     @property
     def history(self) -> str:
         return self.history_url or str(self.home.resolve() / "history")
+
+    @property
+    def inputs(self) -> str:
+        return self.inputs_url or str(self.home.resolve() / "inputs")
 
     @property
     def runs(self) -> Path:

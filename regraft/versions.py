@@ -5,6 +5,7 @@ when its manifest does; on a local file system the whole folder also appears by 
 fsspec URL.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -189,8 +190,13 @@ class VersionStore:
 
 
 def read_golden(folder: Path) -> list[dict[str, Any]]:
-    """The golden examples of a version's folder: each `input`, its `tensors` and the `probabilities` expected."""
+    """The golden examples of a version's folder: each `input`, its `tensors` and the `probabilities` expected.
+
+    Images stand in the file as `image`, in base64, and large tensors by their fingerprints."""
     examples: list[dict[str, Any]] = json.loads((folder / "golden.json").read_text())["examples"]
+    for example in examples:
+        if "image" in example:
+            example["input"] = base64.b64decode(example["image"])
     return examples
 
 

@@ -5,12 +5,13 @@ from typing import Any
 
 from regraft.errors import InvalidInput, MalformedRequest
 from regraft.events import FeedbackGiven
+from regraft.task import Task
 from service import oip
 from service.grpc_calls import Caller, Handler
+from service.inputs import Inputs
 from service.parts import Parts
 from service.proto import message
 from service.schemas import FeedbackBody, check
-from service.tensors import unpack
 
 _Infer = message("inference.ModelInferResponse")
 _Metadata = message("inference.ModelMetadataResponse")
@@ -60,11 +61,17 @@ class Inference:
 
     async def model_infer(self, request: Any, caller: Caller) -> Any:
         self._check_model(request.model_name, request.model_version)
-        texts = _texts(request, oip.count_texts(self._parts.task, request.inputs))
+        inputs = await _inputs(self._parts.task, request)
         names = oip.wanted(request.outputs)
         parameters = {name: _value(parameter) for name, parameter in request.parameters.items()}
         answer = await self._parts.predictor.predict(
-            oip.request(texts, parameters, version=request.model_version, trace_id=caller.trace_id, caller=caller.name)
+            oip.request(
+                inputs,
+                parameters,
+                version=request.model_version,
+                trace_id=caller.trace_id,
+                caller_name=caller.name,
+            )
         )
         tensors = oip.tensors_of(answer, names)
         return _Infer(
@@ -94,17 +101,17 @@ class Feedback:
         return _Thanks(feedback_id=given.id, prediction_id=given.prediction_id)
 
 
-def _texts(request: Any, count: int) -> list[str]:
-    """Raises MalformedRequest, InvalidInput."""
+async def _inputs(task: Task, request: Any) -> Inputs:
+    """Raises MalformedRequest, InvalidInput, PayloadTooLarge."""
+    shape = oip.declared(task, request.inputs)
     raws, contents = request.raw_input_contents, request.inputs[0].contents
     if not raws:
-        oip.check_count(contents.bytes_contents, count)
-        return oip.decode(contents.bytes_contents)
+        return await oip.from_values(task, shape, contents.uint_contents if len(shape) > 1 else contents.bytes_contents)
     if contents.ListFields():
         raise InvalidInput("inputs[0]: has both contents and raw_input_contents")
     if len(raws) != 1:
         raise MalformedRequest(f"raw_input_contents: has {len(raws)} tensors, inputs has one")
-    return oip.decode(unpack(raws[0], count))
+    return await oip.from_raw(task, shape, raws[0])
 
 
 def _value(parameter: Any) -> object:

@@ -121,13 +121,18 @@ def trace_of(request: Request) -> str | None:
     return trace_id(request.headers.get("traceparent"))
 
 
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def read_body(request: Request, limits: Serving, kinds: Collection[str] = ("application/json",)) -> bytes:
     """Raises UnsupportedMediaType, PayloadTooLarge as soon as too many bytes are announced or have come, and
     RequestTimeout."""
     limit = limits.max_body_bytes
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     if kind not in kinds:
-        raise UnsupportedMediaType(f"the body should be application/json, not {kind or 'of no declared type'}")
+        wanted = " or ".join(filter(None, kinds))
+        raise UnsupportedMediaType(f"the body should be {wanted}, not {kind or 'of no declared type'}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("the body should not be compressed")
     announced = request.headers.get("content-length", "")
@@ -166,10 +171,11 @@ def answer_error(request: Request, error: Exception) -> Response:
     return Response(to_json(body), status, headers, "application/json")
 
 
-def documented_body(kind: type[BaseModel]) -> dict[str, Any]:
-    """For `openapi_extra`: the route reads this body, though FastAPI does not."""
+def documented_body(kind: type[BaseModel], raw: Collection[str] = ()) -> dict[str, Any]:
+    """For `openapi_extra`: the route reads this body, though FastAPI does not; or one of the `raw` types as it is."""
     schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    binary = {name: {"schema": {"type": "string", "format": "binary"}} for name in raw}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}, **binary}}}
 
 
 def documented_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

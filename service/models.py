@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regraft.errors import InvalidInput, RegraftError, VersionRefused
-from regraft.preprocessing import Encoding, TextPreprocessor
+from regraft.preprocessing import ImagePreprocessor, Preprocessor, fingerprint, load_preprocessor
 from regraft.task import Task
 from regraft.versions import Manifest, VersionStore, read_golden
 from service.batching import Batcher, BatchRun, Outputs, Score
+from service.inputs import Input, Inputs
 from service.sessions import Provider, Session
 
 OUTPUTS = ("probabilities", "features")
@@ -28,10 +30,10 @@ class Network:
     def __init__(self, folder: Path, manifest: Manifest, provider: Provider) -> None:
         """Raises VersionRefused where the provider is not the one asked for."""
         self.precision = manifest.serve_gpu if provider == "cuda" else manifest.serve_cpu
-        self.preprocessor = TextPreprocessor.load(folder)
+        self.preprocessor: Preprocessor = load_preprocessor(folder)
         self._session = Session(folder / manifest.artifacts[self.precision].file, provider)
 
-    def run(self, encodings: Sequence[Encoding]) -> Outputs:
+    def run(self, encodings: Sequence[Any]) -> Outputs:
         return Outputs(*self._session.run(OUTPUTS, self.preprocessor.collate(encodings)))
 
 
@@ -44,27 +46,44 @@ class Model:
         self._preprocessor = network.preprocessor
         self._batcher = batcher
 
-    async def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """Raises InvalidInput that names the text at fault."""
+    async def encode(self, inputs: Inputs) -> Sequence[Any]:
+        """Raises InvalidInput that names the input at fault."""
+        if isinstance(self._preprocessor, ImagePreprocessor):
+            return await self._decode(inputs)
         try:
-            if sum(map(len, texts)) <= INLINE_CHARACTERS:
-                return self._preprocessor.encode(texts)
-            return await asyncio.to_thread(self._preprocessor.encode, texts)
+            if sum(map(len, inputs)) <= INLINE_CHARACTERS:
+                return self._preprocessor.encode(inputs)
+            return await asyncio.to_thread(self._preprocessor.encode, inputs)
         except InvalidInput:
-            self._explain(texts)
+            self._explain(inputs)
             raise
 
-    async def score(self, encodings: Sequence[Encoding]) -> list[Score]:
+    async def score(self, encodings: Sequence[Any]) -> list[Score]:
         """Raises Overloaded, or what ONNX Runtime raised."""
         return await self._batcher.score(encodings)
 
-    def _explain(self, texts: Sequence[str]) -> None:
+    async def _decode(self, images: Inputs) -> Sequence[Any]:
+        """Side by side in threads, as it takes milliseconds an image; the first that is none is named."""
+        work = (asyncio.to_thread(self._preprocessor.encode, [one]) for one in images)
+        outcomes = await asyncio.gather(*work, return_exceptions=True)
+        for index, outcome in enumerate(outcomes):
+            if isinstance(outcome, InvalidInput):
+                raise _named(outcome, index, len(images))
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [encoding for one in outcomes if not isinstance(one, BaseException) for encoding in one]
+
+    def _explain(self, texts: Inputs) -> None:
         for index, text in enumerate(texts):
             try:
                 self._preprocessor.check(text)
             except InvalidInput as error:
-                name = "input" if len(texts) == 1 else f"inputs[{index}]"
-                raise InvalidInput(f"{name}: {error.message}", index=index) from error
+                raise _named(error, index, len(texts)) from error
+
+
+def _named(error: InvalidInput, index: int, count: int) -> InvalidInput:
+    name = "input" if count == 1 else f"inputs[{index}]"
+    return InvalidInput(f"{name}: {error.message}", index=index)
 
 
 def load(
@@ -82,7 +101,7 @@ def load(
         _check_task(manifest, task)
         network = Network(folder, manifest, provider)
         _check_network(network, manifest, folder)
-        _warm_up(network, task.serving.max_batch, manifest)
+        _warm_up(network, task.serving.max_batch, read_golden(folder)[0]["input"])
     except RegraftError as error:
         raise VersionRefused(f"version {version}: {error.message}", version=version) from error
     except Exception as error:
@@ -100,6 +119,8 @@ def load(
 def _check_task(manifest: Manifest, task: Task) -> None:
     if manifest.task != task.name:
         raise VersionRefused(f"was trained for task {manifest.task!r}, this is {task.name!r}")
+    if manifest.input != task.input:
+        raise VersionRefused(f"takes an input of kind {manifest.input!r}, the task has {task.input!r}")
     if manifest.labels != task.labels:
         raise VersionRefused(f"answers with labels {list(manifest.labels)}, the task has {list(task.labels)}")
 
@@ -119,7 +140,7 @@ def _replay(network: Network, manifest: Manifest, number: int, example: dict[str
     encodings = network.preprocessor.encode([example["input"]])
     tensors = network.preprocessor.collate(encodings)
     for name, tensor in example["tensors"].items():
-        if not np.array_equal(np.atleast_2d(tensor), tensors[name]):
+        if not _same(tensor, tensors[name]):
             raise VersionRefused(f"golden example {number} is preprocessed to other {name}")
     outputs = network.run(encodings)
     expected = example.get("by_precision", {}).get(network.precision, example["probabilities"])
@@ -131,8 +152,15 @@ def _replay(network: Network, manifest: Manifest, number: int, example: dict[str
         raise VersionRefused(f"gives {outputs.features.shape[1]} features, its manifest says {manifest.features}")
 
 
-def _warm_up(network: Network, max_batch: int, manifest: Manifest) -> None:
+def _same(expected: list[int] | str, tensor: NDArray[Any]) -> bool:
+    """To the bit; `expected` is the tensor of one example, or its fingerprint."""
+    if isinstance(expected, str):
+        return fingerprint(tensor[0]) == expected
+    return np.array_equal(np.atleast_2d(expected), tensor)
+
+
+def _warm_up(network: Network, max_batch: int, example: Input) -> None:
     """ONNX Runtime plans its memory at the first run of a shape; the first callers should not wait for that."""
-    (encoding,) = network.preprocessor.encode([" ".join(manifest.labels)])
+    (encoding,) = network.preprocessor.encode([example])
     for size in {1, max_batch}:
         network.run([encoding] * size)

@@ -1,22 +1,27 @@
 """The Open Inference Protocol, version 2 (https://github.com/kserve/open-inference-protocol), whatever carries it.
 
-The model's name is the task's. Its one input is a tensor of texts; its outputs are columns of the predictions.
+The model's name is the task's. Its one input is a tensor of texts, or of images: encoded ones as BYTES, raw pixels as
+UINT8. Its outputs are columns of the predictions.
 
 names, shapes, parameters -> checked -> PredictRequest -> the request path of all transports -> Answer -> tensors
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import regraft
-from regraft.errors import InvalidInput, NotFound, PayloadTooLarge
+from regraft.errors import InvalidInput, MalformedRequest, NotFound, PayloadTooLarge
 from regraft.task import Task
 from service import NAME
 from service.following import Following
+from service.inputs import Inputs, from_bytes, from_json, from_pixels
 from service.predictor import Answer, PredictRequest
-from service.schemas import LONGEST_NAME, CallerBody, check
-from service.tensors import Tensor
+from service.schemas import LONGEST_NAME, caller
+from service.tensors import Tensor, unpack
 
 INPUT = "input"
 SERVER = {"name": NAME, "version": regraft.__version__, "extensions": ["binary_tensor_data"]}
@@ -74,67 +79,72 @@ def check_model(task: Task, following: Following, name: str, version: str = "") 
         following.serving.arm_of(version)
 
 
-def count_texts(task: Task, tensors: Sequence[Any]) -> int:
-    """How many texts the one input says it has; of `tensors` name, datatype and shape are looked at.
-
-    Raises InvalidInput, PayloadTooLarge."""
+def declared(task: Task, tensors: Sequence[Any]) -> tuple[int, ...]:
+    """The shape that the one input says it has: (n,), or (n, height, width, channels) of raw pixels. Of `tensors` name,
+    datatype, shape and parameters are looked at. Raises InvalidInput, PayloadTooLarge."""
     if len(tensors) != 1:
         raise InvalidInput(f"inputs: one tensor is taken, {INPUT!r}; there are {len(tensors)}")
     (tensor,) = tensors
     if tensor.name != INPUT:
         raise InvalidInput(f"inputs[0].name: there is no input {_short(tensor.name)}, only {INPUT!r}")
-    if tensor.datatype != "BYTES":
-        raise InvalidInput(f"inputs[0].datatype: should be BYTES, not {_short(tensor.datatype)}")
-    shape = list(tensor.shape[:4])
-    if not (len(tensor.shape) == 1 or (len(tensor.shape) == 2 and shape[1] == 1)):
-        raise InvalidInput(f"inputs[0].shape: should be [n] or [n, 1], not {_short(shape)}")
+    taken = ("BYTES", "UINT8") if task.input == "image" else ("BYTES",)
+    if tensor.datatype not in taken:
+        raise InvalidInput(f"inputs[0].datatype: should be {' or '.join(taken)}, not {_short(tensor.datatype)}")
+    shape = tuple(tensor.shape[:5])
+    if tensor.datatype == "UINT8":
+        if len(shape) != 4 or shape[3] not in (1, 3, 4) or min(shape[1:3]) < 1:
+            raise InvalidInput(f"inputs[0].shape: should be [n, height, width, 1, 3 or 4], not {_short(list(shape))}")
+    elif not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
+        raise InvalidInput(f"inputs[0].shape: should be [n] or [n, 1], not {_short(list(shape))}")
     if shape[0] < 1:
-        raise InvalidInput("inputs[0].shape: there should be at least one text")
+        raise InvalidInput(f"inputs[0].shape: there should be at least one {task.input}")
     limit = task.serving.max_items
     if shape[0] > limit:
-        raise PayloadTooLarge(f"inputs[0].shape: says {_short(shape[0])} texts; at most {limit} are taken", limit=limit)
+        raise PayloadTooLarge(
+            f"inputs[0].shape: says {_short(shape[0])} {task.input}s; at most {limit} are taken", limit=limit
+        )
     _check_offered("inputs[0]", tensor.parameters)
-    return int(shape[0])
+    return shape if len(shape) == 4 else shape[:1]
 
 
-def check_count(elements: Sequence[Any], count: int) -> None:
-    if len(elements) != count:
-        raise InvalidInput(f"inputs[0]: its shape says {count} texts, there are {len(elements)}")
+async def from_raw(task: Task, shape: tuple[int, ...], raw: bytes) -> Inputs:
+    """Of a tensor's own bytes. Raises MalformedRequest, InvalidInput."""
+    if len(shape) == 1:
+        return from_bytes(task, unpack(raw, shape[0]))
+    size = math.prod(shape)
+    if len(raw) != size:
+        raise MalformedRequest(f"input: the raw tensor should have {size} bytes, there are {len(raw)}")
+    return await from_pixels(np.frombuffer(raw, dtype=np.uint8).reshape(shape))
 
 
-def decode(elements: Sequence[bytes]) -> list[str]:
-    """Raises InvalidInput that names the text at fault."""
-    texts = []
-    for index, element in enumerate(elements):
-        try:
-            texts.append(element.decode())
-        except UnicodeDecodeError as error:
-            raise InvalidInput(f"input[{index}]: is not UTF-8", index=index) from error
-    return texts
+async def from_values(task: Task, shape: tuple[int, ...], values: Sequence[Any]) -> Inputs:
+    """Of elements one by one: strings, bytes, or numbers in whatever lists. Raises InvalidInput."""
+    if len(shape) > 1:
+        return await from_raw(task, shape, _pixels(values, math.prod(shape)))
+    if len(values) != shape[0]:
+        raise InvalidInput(f"inputs[0]: its shape says {shape[0]} {task.input}s, there are {len(values)}")
+    if isinstance(values[0], bytes):
+        return from_bytes(task, values)
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            raise InvalidInput(f"inputs[0].data[{index}]: should be a string", index=index)
+    return from_json(task, values)
 
 
 def request(
-    texts: Sequence[str],
+    inputs: Inputs,
     parameters: Mapping[str, object],
     *,
     version: str = "",
     trace_id: str | None,
-    caller: str | None,
+    caller_name: str | None,
 ) -> PredictRequest:
-    """`subject` and `metadata.<name>` among the parameters are ours. Others are left alone: clients send some of their
-    own accord. Raises InvalidInput."""
-    for index, text in enumerate(texts):
-        if "\0" in text:
+    """Raises InvalidInput."""
+    for index, one in enumerate(inputs):
+        if isinstance(one, str) and "\0" in one:
             raise InvalidInput(f"input[{index}]: must not hold the NUL character", index=index)
-    metadata = {
-        name.removeprefix("metadata."): value for name, value in parameters.items() if name.startswith("metadata.")
-    }
-    fields = {"metadata": metadata} | ({"subject": parameters["subject"]} if "subject" in parameters else {})
-    try:
-        said = check(CallerBody, fields)
-    except InvalidInput as error:
-        raise InvalidInput(f"parameters.{error.message}") from error
-    return PredictRequest(texts, said.subject, said.metadata, trace_id, version or None, caller)
+    said = caller(parameters, "parameters.")
+    return PredictRequest(inputs, said.subject, said.metadata, trace_id, version or None, caller_name)
 
 
 def wanted(tensors: Sequence[Any]) -> list[str]:
@@ -176,6 +186,16 @@ def _check_offered(place: str, parameters: Mapping[str, object]) -> None:
     for name in _NOT_OFFERED:
         if name in parameters:
             raise InvalidInput(f"{place}.parameters.{name}: this extension is not there")
+
+
+def _pixels(values: Sequence[Any], size: int) -> bytes:
+    try:
+        flat = np.asarray(values).reshape(-1)
+    except ValueError:  # lists of unlike lengths
+        flat = np.empty(0)
+    if flat.dtype.kind not in "iu" or flat.size != size or flat.min() < 0 or flat.max() > 255:
+        raise InvalidInput(f"inputs[0]: should hold {size} whole numbers from 0 to 255, as its shape says")
+    return flat.astype(np.uint8).tobytes()
 
 
 def _short(value: object) -> str:

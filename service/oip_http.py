@@ -12,10 +12,12 @@ from pydantic import ConfigDict, Field
 from pydantic_core import to_json
 
 from regraft.errors import InvalidInput, MalformedRequest
+from regraft.task import Task
 from service import oip
 from service.http import caller_of, documented_body, parts_of, read_body, trace_of
+from service.inputs import Inputs
 from service.schemas import Body, OipError, parse
-from service.tensors import Tensor, unpack
+from service.tensors import Tensor
 
 JSON_LENGTH = "inference-header-content-length"
 MODEL = "/v2/models/{name}"
@@ -38,13 +40,15 @@ class OutputBody(_OipBody):
 class InputBody(OutputBody):
     datatype: str
     shape: list[int]
-    data: list[Any] | None = Field(None, description="the texts; flat, or each in a list of its own")
+    data: list[Any] | None = Field(None, description="texts, images in base64, or pixels; flat, or in lists by shape")
 
 
 class InferBody(_OipBody):
     id: str | None = None
     parameters: dict[str, Any] = Field({}, description="subject, and metadata.* of any name")
-    inputs: list[InputBody] = Field(description="one tensor of BYTES, 'input', of shape [n] or [n, 1]")
+    inputs: list[InputBody] = Field(
+        description="one tensor 'input': BYTES of shape [n] or [n, 1], or pixels, UINT8 of [n, height, width, channels]"
+    )
     outputs: list[OutputBody] = Field([], description="which of label, confidence, probabilities, prediction_id")
 
 
@@ -100,11 +104,13 @@ async def infer(request: Request) -> Response:
     name, version = _model(request)
     header, raw = _split(request, await read_body(request, parts.task.serving, KINDS))
     body = parse(InferBody, header)
-    texts = _texts(body.inputs, oip.count_texts(parts.task, body.inputs), raw)
+    inputs = await _inputs(parts.task, body.inputs, raw)
     names = oip.wanted(body.outputs)
     binary = _binary(body)
     answer = await parts.predictor.predict(
-        oip.request(texts, body.parameters, version=version, trace_id=trace_of(request), caller=caller_of(request))
+        oip.request(
+            inputs, body.parameters, version=version, trace_id=trace_of(request), caller_name=caller_of(request)
+        )
     )
     shown: dict[str, Any] = {"model_name": name, "model_version": answer.predictions[0].version}
     if body.id is not None:
@@ -135,8 +141,9 @@ def _split(request: Request, body: bytes) -> tuple[bytes, bytes]:
     return body[: int(length)], body[int(length) :]
 
 
-def _texts(tensors: Sequence[InputBody], count: int, raw: bytes) -> list[str]:
-    """Raises MalformedRequest, InvalidInput."""
+async def _inputs(task: Task, tensors: Sequence[InputBody], raw: bytes) -> Inputs:
+    """Raises MalformedRequest, InvalidInput, PayloadTooLarge."""
+    shape = oip.declared(task, tensors)
     (tensor,) = tensors
     size = tensor.parameters.get("binary_data_size")
     if size is not None:
@@ -144,18 +151,13 @@ def _texts(tensors: Sequence[InputBody], count: int, raw: bytes) -> list[str]:
             raise InvalidInput("inputs[0]: has both data and binary_data_size")
         if type(size) is not int or size != len(raw):
             raise MalformedRequest(f"inputs[0].parameters.binary_data_size: after the JSON there are {len(raw)} bytes")
-        return oip.decode(unpack(raw, count))
+        return await oip.from_raw(task, shape, raw)
     if raw:
         raise MalformedRequest(f"after the JSON there are {len(raw)} bytes that no tensor claims by binary_data_size")
     if tensor.data is None:
         raise InvalidInput("inputs[0].data: is missing")
-    oip.check_count(tensor.data, count)
     nested = len(tensor.shape) == 2 and all(isinstance(one, list) and len(one) == 1 for one in tensor.data)
-    texts = [one[0] for one in tensor.data] if nested else tensor.data
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise InvalidInput(f"inputs[0].data[{index}]: should be a string", index=index)
-    return texts
+    return await oip.from_values(task, shape, [one[0] for one in tensor.data] if nested else tensor.data)
 
 
 def _binary(body: InferBody) -> set[str]:

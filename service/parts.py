@@ -5,6 +5,7 @@ from functools import partial
 
 from regraft import keys_file
 from regraft.eventlog import EventLog, open_log
+from regraft.inputs import InputStore
 from regraft.keys import Guard
 from regraft.settings import Settings
 from regraft.task import Task
@@ -13,6 +14,7 @@ from service.batching import BatchRun
 from service.feedback import FeedbackBox
 from service.following import Following
 from service.gate import Gate
+from service.inputs import Keeper
 from service.journal import Journal
 from service.memory import Memory
 from service.metrics import Metrics
@@ -29,6 +31,7 @@ class Parts:
     metrics: Metrics
     following: Following
     journal: Journal
+    keeper: Keeper | None
     predictor: Predictor
     feedback: FeedbackBox
 
@@ -44,6 +47,7 @@ class Parts:
         memory = Memory(settings.home.resolve() / "release.json")
         following = Following(log, loading, metrics, memory, poll_seconds=settings.poll_seconds)
         journal = Journal(log)
+        keeper = Keeper(InputStore(settings.inputs)) if task.input == "image" else None
         return cls(
             task=task,
             guard=guard,
@@ -52,11 +56,13 @@ class Parts:
             metrics=metrics,
             following=following,
             journal=journal,
+            keeper=keeper,
             predictor=Predictor(
                 task,
                 following,
                 journal if settings.durability != "off" else None,
                 metrics,
+                keeper=keeper,
                 wait_for_log=settings.durability != "relaxed",
             ),
             feedback=FeedbackBox(task, journal, metrics),
@@ -68,6 +74,8 @@ class Parts:
     async def close(self) -> None:
         """For when no request is left: what waits for the log is written, then the log is closed."""
         await self.following.close()
+        if self.keeper:
+            self.keeper.close()
         await self.journal.close()
         self.log.close()
 

@@ -15,6 +15,7 @@ from regraft.ids import new_id
 from regraft.task import Task
 from service.batching import Score
 from service.following import Following
+from service.inputs import Input, Inputs, Keeper
 from service.journal import Journal
 from service.metrics import Metrics
 from service.models import Model
@@ -31,7 +32,7 @@ class PredictRequest:
     one answers, and the prediction says so in its metadata: an experiment must not take it for an arm by lot. It
     says as well who the `caller` was, by the name of the key."""
 
-    inputs: Sequence[str]
+    inputs: Inputs
     subject: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
     trace_id: str | None = None
@@ -55,9 +56,18 @@ class Answer:
 
 class Predictor:
     def __init__(
-        self, task: Task, following: Following, journal: Journal | None, metrics: Metrics, *, wait_for_log: bool = True
+        self,
+        task: Task,
+        following: Following,
+        journal: Journal | None,
+        metrics: Metrics,
+        *,
+        keeper: Keeper | None = None,
+        wait_for_log: bool = True,
     ) -> None:
-        """Without a journal predictions are answered and forgotten."""
+        """Without a journal predictions are answered and forgotten. `keeper` is for inputs that the event log has no
+        room for; events then carry references to them."""
+        self._keeper = keeper
         self._wait_for_log = wait_for_log
         self._timeout = task.serving.timeout_seconds
         self._audit = task.audit
@@ -96,7 +106,7 @@ class Predictor:
                 arm=arm,
                 generation=serving.release.generation,
                 subject=subject,
-                input=request.inputs[index],
+                input=_text(request.inputs[index]),
                 label=_label(model, score),
                 confidence=max(score.probabilities),
                 probabilities=tuple(score.probabilities),
@@ -109,7 +119,7 @@ class Predictor:
             )
             for index, score in enumerate(scores)
         ]
-        logged = await self._log(predictions)
+        logged = await self._log(predictions, request.inputs)
         self._observe(predictions, scores, time.perf_counter() - started)
         return Answer(predictions, model.labels, logged)
 
@@ -125,9 +135,16 @@ class Predictor:
         self._metrics.shadows_dropped.labels(reason).inc(size)
         return [None] * size
 
-    async def _log(self, predictions: Sequence[PredictionMade]) -> bool | None:
+    async def _log(self, predictions: Sequence[PredictionMade], inputs: Inputs) -> bool | None:
         if self._journal is None:
             return False
+        if self._keeper is not None:
+            references = await self._keeper.keep(inputs)  # first, so that what the log refers to is there
+            if references is None:
+                self._count_unlogged(predictions, logged=False)
+                return False
+            kept = zip(predictions, references, strict=True)
+            predictions = [one.model_copy(update={"input": reference}) for one, reference in kept]
         if not self._wait_for_log:
             self._journal.submit(predictions).add_done_callback(
                 lambda logged: self._count_unlogged(predictions, logged.result())
@@ -150,16 +167,20 @@ class Predictor:
         metrics.request_seconds.observe(seconds)
 
 
-def _start_shadowing(other: Model | None, inputs: Sequence[str]) -> asyncio.Task[list[Shadow]] | None:
+def _start_shadowing(other: Model | None, inputs: Inputs) -> asyncio.Task[list[Shadow]] | None:
     return asyncio.create_task(_shadow(other, inputs)) if other and inputs else None
 
 
-async def _shadow(model: Model, inputs: Sequence[str]) -> list[Shadow]:
+async def _shadow(model: Model, inputs: Inputs) -> list[Shadow]:
     scores = await model.score(await model.encode(inputs))
     return [
         Shadow(version=model.version, label=_label(model, score), probabilities=tuple(score.probabilities))
         for score in scores
     ]
+
+
+def _text(one: Input) -> str | None:
+    return one if isinstance(one, str) else None
 
 
 def _label(model: Model, score: Score) -> str:

@@ -7,7 +7,7 @@ from starlette.types import Scope
 from regraft.errors import NotFound, PayloadTooLarge
 from regraft.events import FeedbackGiven, PredictionMade
 from regraft.releases import Release
-from service import metrics, oip_http
+from service import inputs, metrics, oip_http
 from service.feedback import LONGEST_KEY
 from service.http import (
     DirectRoute,
@@ -16,6 +16,7 @@ from service.http import (
     documented_body,
     documented_errors,
     json_response,
+    media_type,
     parts_of,
     read_body,
     trace_of,
@@ -23,6 +24,7 @@ from service.http import (
 from service.predictor import Answer, PredictRequest
 from service.schemas import (
     BatchAnswer,
+    CallerBody,
     FeedbackAnswer,
     FeedbackBody,
     PredictBatchBody,
@@ -30,6 +32,7 @@ from service.schemas import (
     PredictionAnswer,
     ReleaseAnswer,
     ServedRelease,
+    caller,
     parse,
 )
 
@@ -56,14 +59,14 @@ def build() -> FastAPI:
     app.router.route_class = DirectRoute
     app.post(
         "/predict",
-        summary="Label one text",
+        summary="Label one text or image",
         response_model=PredictionAnswer,
-        openapi_extra=documented_body(PredictBody),
+        openapi_extra=documented_body(PredictBody, inputs.IMAGE_TYPES),
         responses=documented_errors(400, 408, 413, 415, 422, 503, 504),
     )(predict)
     app.post(
         "/predict/batch",
-        summary="Label several texts, or none if one of them is no valid input",
+        summary="Label several texts or images, or none if one of them is no valid input",
         response_model=BatchAnswer,
         openapi_extra=documented_body(PredictBatchBody),
         responses=documented_errors(400, 408, 413, 415, 422, 503, 504),
@@ -85,9 +88,16 @@ def build() -> FastAPI:
 
 async def predict(request: Request) -> Response:
     parts = parts_of(request)
-    body = parse(PredictBody, await read_body(request, parts.task.serving))
+    raw = inputs.IMAGE_TYPES if parts.task.input == "image" else ()
+    content = await read_body(request, parts.task.serving, ("application/json", *raw))
+    if media_type(request) in raw:  # who asks, and whatever else there is to say, is in the query then
+        given: inputs.Inputs = [content]
+        said: PredictBody | CallerBody = caller(request.query_params)
+    else:
+        said = parse(PredictBody, content)
+        given = inputs.from_json(parts.task, [said.input])
     answer = await parts.predictor.predict(
-        PredictRequest([body.input], body.subject, body.metadata or {}, trace_of(request), caller=caller_of(request))
+        PredictRequest(given, said.subject, said.metadata or {}, trace_of(request), caller=caller_of(request))
     )
     return json_response(_shown(answer, answer.predictions[0]))
 
@@ -100,8 +110,9 @@ async def predict_batch(request: Request) -> Response:
         raise PayloadTooLarge(
             f"inputs: has {len(body.inputs)} items; at most {limits.max_items} are taken", limit=limits.max_items
         )
+    given = inputs.from_json(parts.task, body.inputs)
     answer = await parts.predictor.predict(
-        PredictRequest(body.inputs, body.subject, body.metadata or {}, trace_of(request), caller=caller_of(request))
+        PredictRequest(given, body.subject, body.metadata or {}, trace_of(request), caller=caller_of(request))
     )
     return json_response(BatchAnswer(predictions=[_shown(answer, one) for one in answer.predictions]))
 

@@ -3,6 +3,7 @@
 bytes -> JSON -> the promised fields. The first arrow fails with MalformedRequest, the second with InvalidInput.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -36,15 +37,13 @@ class Body(BaseModel):
 
 
 class PredictBody(Body):
-    input: Text = Field(description="the text to label")
+    input: Text = Field(description="the text to label, or the image in base64")
     subject: Subject | None = None
     metadata: Metadata | None = None
 
 
 class PredictBatchBody(Body):
-    inputs: list[Text] = Field(
-        min_length=1, fail_fast=True, description="the texts to label; all are answered, or none"
-    )
+    inputs: list[Text] = Field(min_length=1, fail_fast=True, description="what to label; all are answered, or none")
     subject: Subject | None = None
     metadata: Metadata | None = None
 
@@ -126,6 +125,19 @@ class OipError(BaseModel):
     code: str
     retriable: bool
     details: dict[str, Any] | None = None
+
+
+def caller(parameters: Mapping[str, object], place: str = "") -> CallerBody:
+    """`subject` and `metadata.<name>` among the parameters are ours. Others are left alone: clients send some of their
+    own accord. Raises InvalidInput."""
+    metadata = {
+        name.removeprefix("metadata."): value for name, value in parameters.items() if name.startswith("metadata.")
+    }
+    fields = {"metadata": metadata} | ({"subject": parameters["subject"]} if "subject" in parameters else {})
+    try:
+        return check(CallerBody, fields)
+    except InvalidInput as error:
+        raise InvalidInput(f"{place}{error.message}") from error
 
 
 AnyBody = TypeVar("AnyBody", bound=Body)

@@ -1,10 +1,13 @@
 """Doubles for the tests, named by behaviour: real ONNX versions, but tiny, made in milliseconds and without training.
 
+The network for images is the mean of each colour and a softmax: red, green and blue are the three labels.
+
 A tiny version is an embedding, a masked mean, a linear layer and a softmax over a WordPiece vocabulary of the labels'
 own words and single characters. So every text gets an answer of its own, a text that names a label is answered with
 that label, and two versions with different names (seeds) answer with different probabilities.
 """
 
+import base64
 import json
 import tempfile
 import zlib
@@ -21,11 +24,21 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from regraft.preprocessing import TextPreprocessor, TextSpec
+from regraft.preprocessing import (
+    ImagePreprocessor,
+    ImageSpec,
+    Preprocessor,
+    TextPreprocessor,
+    TextSpec,
+    fingerprint,
+)
 from regraft.versions import Artifact, Manifest, Metric, VersionStore
+from tests.images import plain, png
 
 LABELS = ("negative", "neutral", "positive")
 GOLDEN = ("a negative day", "neutral", "it was positive, truly positive", "one two three")
+GOLDEN_IMAGES = (plain("red"), png(1), png(2, height=20, width=200))
+IMAGE_SPEC = ImageSpec(height=16, width=16, mean=(0.5,) * 3, std=(0.5,) * 3, max_pixels=1_000_000)
 WIDTH = 16
 SLOW_STEPS = 200
 
@@ -38,6 +51,7 @@ def tiny_version(
     *,
     labels: Sequence[str] = LABELS,
     task: str = "reviews",
+    input: Literal["text", "image"] = "text",  # noqa: A002 - as the task file says it
     behaviour: Behaviour = "plain",
     bias: Sequence[float] | None = None,
     seed: int | None = None,
@@ -53,8 +67,13 @@ def tiny_version(
     corrupted: a byte of model.onnx was flipped after publishing.
     """
     generator = np.random.default_rng(zlib.crc32(version.encode()) if seed is None else seed)
-    preprocessor = TextPreprocessor(_tokenizer(labels), TextSpec(max_tokens=64, max_characters=2_000, pad_id=0))
-    model = _model(preprocessor, labels, generator, behaviour=behaviour, bias=bias, features=features)
+    preprocessor: TextPreprocessor | ImagePreprocessor
+    if input == "image":
+        preprocessor = ImagePreprocessor(IMAGE_SPEC)
+        model = _image_model(labels, generator, features=features)
+    else:
+        preprocessor = TextPreprocessor(_tokenizer(labels), TextSpec(max_tokens=64, max_characters=2_000, pad_id=0))
+        model = _model(preprocessor, labels, generator, behaviour=behaviour, bias=bias, features=features)
     score = Metric(value=accuracy, low=accuracy - 0.02, high=accuracy + 0.02)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -68,6 +87,7 @@ def tiny_version(
             "task": task,
             "created_at": datetime.now(UTC),
             "labels": tuple(labels),
+            "input": input,
             "preprocessing_sha256": preprocessor.sha256,
             "features": features,
             "backbone": {"source": "tiny"},
@@ -163,6 +183,31 @@ def _model(
     return model
 
 
+def _image_model(labels: Sequence[str], generator: np.random.Generator, *, features: int) -> onnx.ModelProto:
+    """pixels (batch, 3, height, width) -> probabilities (batch, labels), features (batch, features)"""
+    constants = {"weight": 4 * np.eye(3, len(labels)), "projection": generator.normal(size=(3, features))}
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("MatMul", ["mean", "weight"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+        helper.make_node("MatMul", ["mean", "projection"], ["features"]),
+    ]
+    side = IMAGE_SPEC.width
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["batch", 3, side, side])],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(labels)]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", features]),
+        ],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
 def _delay(constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
     """mean -> pooled, the same but for a loop of matrix products of a millisecond or so each."""
     constants |= {"state": np.eye(256), "tiny": np.asarray(1e-30)}
@@ -195,17 +240,23 @@ def _delay(constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
     ]
 
 
-def _golden(folder: Path, preprocessor: TextPreprocessor, behaviour: Behaviour) -> list[dict[str, Any]]:
+def _golden(
+    folder: Path, preprocessor: TextPreprocessor | ImagePreprocessor, behaviour: Behaviour
+) -> list[dict[str, Any]]:
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     examples = []
-    for text in GOLDEN:
-        tensors = preprocessor.collate(preprocessor.encode([text]))
+    given: Preprocessor = preprocessor
+    images = isinstance(preprocessor, ImagePreprocessor)
+    for one in GOLDEN_IMAGES if images else GOLDEN:
+        tensors = given.collate(given.encode([one]))
         (probabilities,) = session.run(["probabilities"], tensors)
         expected = probabilities[0][::-1] if behaviour == "wrong_golden" else probabilities[0]
         examples.append(
             {
-                "input": text,
-                "tensors": {name: tensor[0].tolist() for name, tensor in tensors.items()},
+                **({"image": base64.b64encode(one).decode()} if isinstance(one, bytes) else {"input": one}),
+                "tensors": {
+                    name: fingerprint(tensor[0]) if images else tensor[0].tolist() for name, tensor in tensors.items()
+                },
                 "probabilities": [float(value) for value in expected],
             }
         )
