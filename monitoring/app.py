@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import to_json
@@ -30,6 +31,7 @@ from regraft.errors import InvalidInput, MalformedRequest, RegraftError
 from regraft.events import DriftMeasured, QueueReason, RetrainingRequested
 from regraft.ids import new_id
 from regraft.keys import Scope
+from regraft.preprocessing.image import MOST_PIXELS, open_image
 
 LOGGER = logging.getLogger(__name__)
 MOST_REVIEWS = 1_000
@@ -42,6 +44,7 @@ SCOPES: Mapping[str, Sequence[Scope]] = {
     "/status": (Scope.REVIEW, Scope.ADMIN),
     "/review/queue": (Scope.REVIEW,),
     "/review/labels": (Scope.REVIEW,),
+    "/review/inputs/{reference}": (Scope.REVIEW,),
     "/drift": (Scope.REVIEW, Scope.ADMIN),
     "/drift/{check_id}": (Scope.REVIEW, Scope.ADMIN),
     "/drift/check": (Scope.ADMIN,),
@@ -121,6 +124,7 @@ def create_app(monitor: Monitor) -> FastAPI:
     app.add_api_route("/status", status)
     app.add_api_route("/review/queue", review_queue)
     app.add_api_route("/review/labels", review_labels, methods=["POST"])
+    app.add_api_route("/review/inputs/{reference}", review_input, response_class=Response)
     app.add_api_route("/drift", drift_checks)
     app.add_api_route("/drift/check", check_drift, methods=["POST"])
     app.add_api_route("/drift/{check_id}", drift_report, response_class=HTMLResponse)
@@ -173,7 +177,9 @@ def status(request: Request) -> Response:
 def review_queue(request: Request, query: Annotated[QueueQuery, Query()]) -> Response:
     """What waits for a label. Blind unless `reveal`: a first look that knows the answer tends to agree with it."""
     monitor = _monitor(request)
-    items = [_item(item, reveal=query.reveal) for item in monitor.desk.queue(query.limit, query.reason)]
+    images = monitor.task.input == "image"
+    queue = monitor.desk.queue(query.limit, query.reason)
+    items = [_item(item, reveal=query.reveal) | (_picture(item) if images else {}) for item in queue]
     return _json({"labels": monitor.task.labels, "waiting": monitor.desk.counts(), "items": items})
 
 
@@ -184,6 +190,21 @@ def review_labels(request: Request, body: LabelsBody) -> Response:
     added = _monitor(request).desk.label(labels, datetime.now(UTC))
     reviews = [{"id": review.id, "prediction_id": review.prediction_id, "reason": review.reason} for review in added]
     return _json({"accepted": len(given), "added": len(added), "reviews": reviews})
+
+
+def review_input(request: Request, reference: str) -> Response:
+    """The picture that the queue refers to, and nothing that a browser could take for anything else."""
+    content = _monitor(request).inputs.read(reference)
+    with open_image(content, MOST_PIXELS) as image:
+        kind = Image.MIME.get(image.format or "", "application/octet-stream")
+    headers = {
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "X-Content-Type-Options": "nosniff",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Content-Disposition": "inline",
+        "Cache-Control": "private, max-age=3600",  # it never changes, but may be removed
+    }
+    return Response(content, headers=headers, media_type=kind)
 
 
 def drift_checks(request: Request, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> Response:
@@ -213,6 +234,10 @@ def _item(item: QueueItem, *, reveal: bool) -> dict[str, Any]:
     blind = {"prediction_id": item.prediction_id, "at": item.at, "input": item.input}
     shown = {"reason": item.reason, "version": item.version, "label": item.label, "confidence": item.confidence}
     return blind | shown if reveal else blind
+
+
+def _picture(item: QueueItem) -> dict[str, str]:
+    return {"picture": f"/review/inputs/{item.input}"}
 
 
 def _summary(check: DriftMeasured) -> dict[str, Any]:

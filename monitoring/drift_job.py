@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from monitoring.descriptors import CATEGORICAL, drift_columns
+from monitoring.descriptors import CATEGORICAL, NAMES, drift_columns, image_facts, text_facts
 from monitoring.drift import DriftResult, drift_test
 from monitoring.drift_window import Reports, Window, fresh
 from monitoring.loop import LoopFollower, LoopState
@@ -32,6 +32,7 @@ from regraft.errors import DataError
 from regraft.eventlog import EventLog, open_log
 from regraft.events import ColumnDrift, DriftMeasured
 from regraft.history import History
+from regraft.inputs import InputStore
 from regraft.settings import Settings
 from regraft.task import Drift, Task
 from regraft.versions import VersionStore
@@ -45,21 +46,30 @@ def main() -> None:
     settings = Settings.read()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     log, task = open_log(settings.log), Task.load(settings.task)
-    check = run(log, History(settings.history), VersionStore(settings.versions), Reports(settings.history), task.drift)
+    inputs = InputStore(settings.inputs) if task.input == "image" else None
+    history, reports = History(settings.history), Reports(settings.history)
+    check = run(log, history, VersionStore(settings.versions), reports, task.drift, inputs)
     answer = {"check": check.id} if check else {"waiting_for": "predictions that no check has seen yet"}
     json.dump(answer, sys.stdout)
 
 
-def run(log: EventLog, history: History, store: VersionStore, reports: Reports, rules: Drift) -> DriftMeasured | None:
-    """None when production has too few fresh predictions, or there is no production yet. Raises DataError, NotFound or
-    VersionRefused when there is no reference to compare with."""
+def run(
+    log: EventLog,
+    history: History,
+    store: VersionStore,
+    reports: Reports,
+    rules: Drift,
+    inputs: InputStore | None = None,
+) -> DriftMeasured | None:
+    """None when production has too few fresh predictions, or there is no production yet; `inputs` is where the images
+    of an image task are. Raises DataError, NotFound or VersionRefused when there is no reference to compare with."""
     state = LoopFollower(log).refresh()
     version = state.release.production
     window = _window(history, state, rules)  # 1
     if window is None or version is None:
         return None
     check_id = uuid.uuid5(uuid.NAMESPACE_OID, f"regraft drift {version} {window.end.isoformat()}").hex
-    reference, current = _reference(store.fetch(version) / REFERENCE), _current(window)
+    reference, current = _reference(store.fetch(version) / REFERENCE), _current(window, inputs)
     rng = np.random.default_rng(uuid.UUID(check_id).int)  # the same check again gives the same result
     result = drift_test(reference, current, rng=rng, alpha=rules.alpha, categorical=CATEGORICAL)  # 2
     report = reports.save(check_id, render(reference, current, result))  # 3
@@ -136,15 +146,23 @@ def _window(history: History, state: LoopState, rules: Drift) -> Window | None:
 def _reference(path: Path) -> Columns:
     if not path.is_file():
         raise DataError(f"the version has no {REFERENCE}, so there is nothing to compare its predictions with")
-    rows = pq.read_table(path, columns=["input", "features", "label", "confidence"]).to_pydict()
+    there = pq.read_schema(path).names
+    described = "facts" if "facts" in there else "input"  # texts are there themselves
+    rows = pq.read_table(path, columns=[described, "features", "label", "confidence"]).to_pydict()
     return drift_columns(
-        inputs=rows["input"], features=rows["features"], labels=rows["label"], confidences=rows["confidence"]
+        names=NAMES["image" if described == "facts" else "text"],
+        facts=[dict(one) for one in rows["facts"]] if described == "facts" else list(map(text_facts, rows["input"])),
+        features=rows["features"],
+        labels=rows["label"],
+        confidences=rows["confidence"],
     )
 
 
-def _current(window: Window) -> Columns:
+def _current(window: Window, inputs: InputStore | None) -> Columns:
+    given = [row["input"] for row in window.rows]
     return drift_columns(
-        inputs=[row["input"] for row in window.rows],
+        names=NAMES["image" if inputs else "text"],
+        facts=[image_facts(one, inputs) if inputs else text_facts(one) for one in given],
         features=[row["features"] for row in window.rows],
         labels=[row["label"] for row in window.rows],
         confidences=[row["confidence"] for row in window.rows],

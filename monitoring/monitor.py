@@ -26,6 +26,7 @@ from regraft.errors import Conflict, NotReady, RegraftError
 from regraft.eventlog import open_log
 from regraft.events import RetrainingRequested
 from regraft.history import History
+from regraft.inputs import InputStore
 from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import VersionStore
@@ -57,6 +58,7 @@ class Monitor:
         self._log = open_log(settings.log)
         self.desk = ReviewDesk(self._log, self.history, self.task)
         self._judge = Judge(self._log, self.history, VersionStore(settings.versions), self.desk, self.task)
+        self.inputs = InputStore(settings.inputs)  # of an image task; empty otherwise
         self._recorder = Recorder(
             self._log,
             self.history,

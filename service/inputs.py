@@ -80,7 +80,8 @@ class Keeper:
             return None
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False)
+        """What is being written is finished first."""
+        self._threads.shutdown()
 
     def _keep(self, images: Inputs) -> list[str] | None:
         try:

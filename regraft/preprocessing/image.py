@@ -26,6 +26,7 @@ from regraft.preprocessing.text import SPEC_FILE
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # and no other decoder is let near a stranger's bytes
 MOST_PIXELS = 89_478_485  # above this Pillow takes an image for an attack, whatever a specification says
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+FACTS = ("width", "height", "aspect", "brightness", "contrast", "sharpness", "red", "green", "blue")
 DESCRIBED = 256  # pixels of the longer side of the copy that facts are taken from, so that they compare
 
 Pixels = NDArray[np.uint8]
@@ -177,17 +178,8 @@ def describe_image(content: bytes) -> dict[str, float]:
     small.thumbnail((DESCRIBED, DESCRIBED))
     grey = np.asarray(small.convert("L"), dtype=np.float64) / 255
     red, green, blue = np.asarray(small).mean(axis=(0, 1)) / 255
-    return {
-        "width": float(width),
-        "height": float(height),
-        "aspect": width / height,
-        "brightness": float(grey.mean()),
-        "contrast": float(grey.std()),
-        "sharpness": float(_laplacian(grey).std()),
-        "red": float(red),
-        "green": float(green),
-        "blue": float(blue),
-    }
+    values = (width, height, width / height, grey.mean(), grey.std(), _laplacian(grey).std(), red, green, blue)
+    return dict(zip(FACTS, map(float, values), strict=True))
 
 
 def _laplacian(grey: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from monitoring import drift_job
-from monitoring.descriptors import drift_columns
+from monitoring.descriptors import NAMES, drift_columns, text_facts
 from monitoring.drift import DriftResult
 from monitoring.drift_window import Reports
 from regraft.errors import DataError, NotFound
@@ -178,7 +178,11 @@ def test_only_reports_are_read(stage: Stage, name: str) -> None:
 
 def test_the_columns_are_flat_and_of_one_length() -> None:
     columns = drift_columns(
-        inputs=["two words", None], features=[[0.1, 0.2], [0.3, 0.4]], labels=["a", "b"], confidences=[0.5, 0.6]
+        names=NAMES["text"],
+        facts=[text_facts("two words"), text_facts(None)],
+        features=[[0.1, 0.2], [0.3, 0.4]],
+        labels=["a", "b"],
+        confidences=[0.5, 0.6],
     )
     assert {values.shape for values in columns.values()} == {(2,)}
     assert columns["words"][0] == 2
