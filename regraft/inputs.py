@@ -57,6 +57,14 @@ class InputStore:
             raise NotFound(f"the input {reference!r} is damaged")
         return content
 
+    def has(self, reference: str) -> bool:
+        return bool(self._fs.exists(self._path(reference)))
+
+    def address(self, reference: str) -> str:
+        """Where it is kept: a path, or an fsspec URL."""
+        path = self._path(reference)
+        return path if self._local else str(self._fs.unstrip_protocol(path))
+
     def remove(self, reference: str) -> bool:
         """Whether it was there."""
         try:

@@ -205,10 +205,12 @@ class Task(Section):
         """Defaults that an image task has otherwise."""
         if not isinstance(values, dict) or values.get("input") != "image":
             return values
-        serving = values.get("serving", {})
-        if not isinstance(serving, dict):
-            return values
-        return values | {"serving": {"max_body_bytes": IMAGE_BODY_BYTES} | serving}
+        defaults: dict[str, dict[str, Any]] = {
+            "serving": {"max_body_bytes": IMAGE_BODY_BYTES},
+            "data": {"near_duplicates": None},
+        }
+        sections = {name: values.get(name, {}) for name in defaults}
+        return values | {name: defaults[name] | one for name, one in sections.items() if isinstance(one, dict)}
 
     @model_validator(mode="after")
     def _check(self) -> Self:

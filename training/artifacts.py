@@ -7,12 +7,12 @@ fp16 is measured on the CPU, which rounds as a GPU does, if not in the same plac
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regraft.preprocessing import Encoding, TextPreprocessor
+from regraft.preprocessing import ImagePreprocessor, Preprocessor
 from regraft.task import Export
 from regraft.versions import Artifact
 from training.cache import batches_by_length
@@ -43,12 +43,12 @@ class Choice(NamedTuple):
 
 def choose(
     folder: Path,
-    preprocessor: TextPreprocessor,
-    encodings: Sequence[Encoding],
+    preprocessor: Preprocessor,
+    encodings: Sequence[Any],
     truth: NDArray[np.int64],
     settings: Export,
     parity: Parity,
-    seen: Sequence[Encoding],
+    seen: Sequence[Any],
 ) -> Choice:
     """What is measured, is measured on the validation rows. A dropped file is removed.
 
@@ -61,7 +61,7 @@ def choose(
             update={"kept": True, "reason": "the reference", "largest_difference": parity.largest_difference}
         )
     }
-    if settings.int8:
+    if settings.int8 and not isinstance(preprocessor, ImagePreprocessor):  # of products of matrices, not convolutions
         batches = batches_by_length([encoding.length for encoding in seen[:CALIBRATION]], SERVING_BATCH)
         quantize(
             folder / FP32, folder / INT8, (preprocessor.collate([seen[index] for index in one]) for one in batches)
@@ -124,7 +124,7 @@ class Measurement(NamedTuple):
     batched_per_second: float
 
     @classmethod
-    def of(cls, file: Path, preprocessor: TextPreprocessor, encodings: Sequence[Encoding]) -> "Measurement":
+    def of(cls, file: Path, preprocessor: Preprocessor, encodings: Sequence[Any]) -> "Measurement":
         scorer = Scorer(file, preprocessor)
         answers = scorer.score(encodings).probabilities
         order = np.random.default_rng(SEED).permutation(len(encodings))[:SAMPLE]
@@ -156,7 +156,7 @@ class Measurement(NamedTuple):
         )
 
 
-def timed(scorer: Scorer, encodings: Sequence[Encoding], batches: Sequence[Sequence[int]]) -> tuple[Reals, float]:
+def timed(scorer: Scorer, encodings: Sequence[Any], batches: Sequence[Sequence[int]]) -> tuple[Reals, float]:
     """Probabilities, and texts per second of this thread's time: what else the machine does, does not count."""
     started = time.thread_time()
     probabilities = scorer.run_in(encodings, batches).probabilities

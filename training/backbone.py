@@ -7,6 +7,7 @@ import hashlib
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -17,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer
 from regraft.errors import ConfigError
 from regraft.preprocessing import TextPreprocessor, TextSpec
 from regraft.task import Backbone, Task
+from training.pictures import timm_config
 
 # Licences that allow commercial use of what is made from the weights, by the names that model cards use.
 PERMISSIVE = frozenset(
@@ -131,6 +133,8 @@ def _front_matter(readme: Path) -> dict[str, Any]:
 
 
 def _config(folder: Path) -> Any:
+    if timm := timm_config(folder):
+        return SimpleNamespace(model_type=timm["architecture"], license=timm.get("pretrained_cfg", {}).get("license"))
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -39,7 +39,7 @@ def _conditions(task: Task, rows: list[Row], history: str) -> list[str]:
 def _backbone(task: Task, train: list[Row]) -> list[str]:
     card = open_backbone(task.backbone)
     notes = [f"backbone: {card.source}, {card.model_type}, licence {card.licence}"]
-    if not train:
+    if not train or task.input == "image":
         return notes
     limit = open_preprocessor(task, card).spec.max_tokens
     return notes + text_shift([row.input for row in train], open_tokenizer(card), limit).notes(limit)

@@ -25,15 +25,15 @@ from sklearn.preprocessing import StandardScaler
 from regraft.errors import ConfigError, DataError
 from regraft.task import Backbone, Task
 from regraft.versions import Metric
-from training.backbone import open_backbone, open_preprocessor
+from training.backbone import open_backbone
 from training.cache import batches_by_length
 from training.data import Row
 from training.evaluate import compare, evaluate
 from training.export import FP32, Exported, principal_components, spread_by_length, write_golden, write_onnx
 from training.footprint import measure
+from training.kinds import encoder_of, preprocessor_of
 from training.network import Network
 from training.runtime import Scorer
-from training.text import TextEncoder
 
 FOLDS = 5
 BATCH = 32
@@ -139,8 +139,8 @@ def save(comparison: Comparison, file: Path) -> None:
 
 def _tried(task: Task, rows: Sequence[Row], truth: NDArray[np.int64], backbone: Backbone) -> tuple[Quality, Tried]:
     card = open_backbone(backbone)
-    preprocessor = open_preprocessor(task, card)
-    network = Network(TextEncoder.load(card), labels=len(task.labels), frozen=1.0, seed=task.training.seed)
+    preprocessor = preprocessor_of(task, card)
+    network = Network(encoder_of(card, preprocessor), labels=len(task.labels), frozen=1.0, seed=task.training.seed)
     encodings = preprocessor.encode([row.input for row in rows])
     pooled = np.empty((len(rows), network.width), dtype=np.float32)
     network.learning_mode(on=False)

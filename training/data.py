@@ -6,13 +6,14 @@ files -> records -> rows, and bad rows with the place and the reason -> (trainin
 import hashlib
 import numbers
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from regraft.task import Columns, Task
+from training.pictures import check_file
 from training.records import BadRow, Record, records
 
 PARTS = ("train", "validation", "test")
@@ -22,18 +23,19 @@ class Row(NamedTuple):
     """One labelled example. `place` is where it was read: file:line, or the review that it came from."""
 
     id: str
-    input: str  # the text
+    input: str  # the text, or the image's place: a path or an fsspec URL
     label: str
     place: str
     group: str | None = None
     time: str | None = None  # ISO 8601 in UTC, so that the order of strings is that of time
     part: str | None = None  # where the data itself says so
     conditions: Mapping[str, str] = {}
+    content: str | None = None  # of an image, as regraft.inputs refers to it
 
     @property
     def key(self) -> str:
         """What inputs have in common that count as the same."""
-        return same_text(self.input)
+        return self.content or same_text(self.input)
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ def read(task: Task) -> Table:
     bad: list[BadRow] = []
     seen: dict[str, str] = {}
     for name in task.data.files:
-        for record in records(Path(name), _wanted(task.data.columns)):
-            row = record if isinstance(record, BadRow) else _row(record, task)
+        for record in _records(Path(name), task.data.columns):
+            row = record if isinstance(record, BadRow) else _row(record, task, Path(name).parent)
             if isinstance(row, Row) and seen.setdefault(row.id, row.place) != row.place:
                 row = BadRow(row.place, f"the id {row.id!r} is that of {seen[row.id]} too")
             (bad if isinstance(row, BadRow) else rows).append(row)  # type: ignore[arg-type]
@@ -71,6 +73,11 @@ def same_text(text: str) -> str:
 
 
 def file_hash(file: Path) -> str:
+    """Of a folder: of the names and the contents of all files in it."""
+    if file.is_dir():
+        inside = sorted(one for one in file.rglob("*") if one.is_file())
+        lines = (f"{one.relative_to(file).as_posix()}\0{file_hash(one)}\n" for one in inside)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -123,12 +130,28 @@ def _wanted(columns: Columns) -> list[str]:
     return [name for name in (*named, *columns.conditions) if name is not None]
 
 
-def _row(record: Record, task: Task) -> Row | BadRow:
+def _records(file: Path, columns: Columns) -> Iterator[Record | BadRow]:
+    """Of a folder: each file in it, labelled with the name of the folder that it is in."""
+    if not file.is_dir():
+        yield from records(file, _wanted(columns))
+        return
+    for one in sorted(one for one in file.glob("*/**/*") if one.is_file()):
+        place = one.relative_to(file)
+        values = dict.fromkeys(_wanted(columns)) | {columns.label: place.parts[0], columns.input: str(one)}
+        yield Record(f"{file.name}/{place.as_posix()}", values)
+
+
+def _row(record: Record, task: Task, folder: Path) -> Row | BadRow:
+    """`folder` is what places of images are relative to."""
     columns, values = task.data.columns, record.values
     try:
+        given, content = _text(values, columns.input, task.serving.max_characters), None
+        if task.input == "image":
+            given, content = check_file(given, folder, task.serving.max_pixels)
         return Row(
             id=_said(values, columns.id) if columns.id else record.place,
-            input=_text(values, columns.input, task.serving.max_characters),
+            input=given,
+            content=content,
             label=_one_of(values, columns.label, task.labels, "label", "the task has"),
             place=record.place,
             group=_said(values, columns.group, optional=True) or None if columns.group else None,

@@ -4,6 +4,7 @@ network, temperature, projection -> model.onnx -> parity with PyTorch on real ro
 place -> golden.json
 """
 
+import base64
 import json
 import warnings
 from collections.abc import Sequence
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regraft.errors import VersionRefused
-from regraft.preprocessing import Encoding, TextPreprocessor
+from regraft.preprocessing import Preprocessor, fingerprint
 from training.cache import batches_by_length
 from training.network import Network
+from training.pictures import ImageFiles, read_image
 from training.runtime import Scorer, Scores
 
 OPSET = 18
@@ -48,8 +50,8 @@ class Exported(nn.Module):
         self.register_buffer("components", projection[0])
         self.register_buffer("offset", projection[1])
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.network(input_ids, attention_mask)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.network(*inputs)
         probabilities = (output.logits / self.temperature).softmax(dim=-1)
         return probabilities, nn.functional.linear(output.pooled, self.components, self.offset)
 
@@ -71,28 +73,23 @@ def principal_components(pooled: NDArray[np.float32], width: int) -> tuple[Tenso
 
 
 def write_onnx(model: Exported, file: Path) -> None:
-    """Dynamic in batch and tokens."""
+    """Dynamic in batch, and of texts in tokens."""
     network = model.network
     network.learning_mode(on=False)
     network.encoder.prepare_export()
-    example = torch.ones(2, 8, dtype=torch.long)
-    axes = {0: "batch", 1: "tokens"}
+    example = network.encoder.example()
+    axes = {name: {0: "batch", 1: "tokens"} if one.dim() == 2 else {0: "batch"} for name, one in example.items()}
     with warnings.catch_warnings():
         # The newer exporter takes 17 times as long, for a graph that runs slower (docs/decisions.md).
         # It warns of being old, and of shapes that it takes for constants; parity is checked on rows of many lengths.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model.eval(),
-            (example, example),
+            tuple(example.values()),
             str(file),
-            input_names=["input_ids", "attention_mask"],
+            input_names=list(example),
             output_names=["probabilities", "features"],
-            dynamic_axes={
-                "input_ids": axes,
-                "attention_mask": axes,
-                "probabilities": {0: "batch"},
-                "features": {0: "batch"},
-            },
+            dynamic_axes=axes | {"probabilities": {0: "batch"}, "features": {0: "batch"}},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -101,8 +98,8 @@ def write_onnx(model: Exported, file: Path) -> None:
 def check_parity(
     model: Exported,
     scorer: Scorer,
-    preprocessor: TextPreprocessor,
-    encodings: Sequence[Encoding],
+    preprocessor: Preprocessor,
+    encodings: Sequence[Any],
     tolerance: float,
 ) -> Parity:
     """Raises VersionRefused when the graph does not answer as PyTorch does."""
@@ -126,7 +123,7 @@ def check_parity(
 def write_golden(
     file: Path,
     texts: Sequence[str],
-    preprocessor: TextPreprocessor,
+    preprocessor: Preprocessor,
     scorers: dict[str, Scorer],
     *,
     serves: str,
@@ -137,8 +134,13 @@ def write_golden(
     for text in texts:
         encodings = preprocessor.encode([text])
         answers = {name: scorer.run(encodings).probabilities[0].tolist() for name, scorer in scorers.items()}
-        tensors = {name: values[0].tolist() for name, values in preprocessor.collate(encodings).items()}
-        examples.append({"input": text, "tensors": tensors, "probabilities": answers[serves], "by_precision": answers})
+        tensors = {
+            name: values[0].tolist() if values.dtype.kind == "i" else fingerprint(values[0])
+            for name, values in preprocessor.collate(encodings).items()
+        }
+        is_image = isinstance(preprocessor, ImageFiles)
+        given = {"image": base64.b64encode(read_image(text)).decode()} if is_image else {"input": text}
+        examples.append(given | {"tensors": tensors, "probabilities": answers[serves], "by_precision": answers})
     file.write_text(json.dumps({"examples": examples, "tolerance": tolerance}, ensure_ascii=False, indent=1))
 
 
@@ -149,12 +151,12 @@ def spread_by_length(texts: Sequence[str], count: int) -> list[str]:
     return [ordered[place] for place in places]
 
 
-def _in_pytorch(model: Exported, preprocessor: TextPreprocessor, encodings: Sequence[Encoding]) -> Scores:
+def _in_pytorch(model: Exported, preprocessor: Preprocessor, encodings: Sequence[Any]) -> Scores:
     probabilities, features, order = [], [], []
     with torch.inference_mode():
         for indices in batches_by_length([encoding.length for encoding in encodings], 32):
             tensors = preprocessor.collate([encodings[index] for index in indices])
-            outputs = model(torch.from_numpy(tensors["input_ids"]), torch.from_numpy(tensors["attention_mask"]))
+            outputs = model(*map(torch.from_numpy, tensors.values()))
             probabilities.append(outputs[0].numpy())
             features.append(outputs[1].numpy())
             order.extend(indices)

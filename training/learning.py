@@ -17,20 +17,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from regraft.errors import ConfigError
-from regraft.preprocessing import TextPreprocessor
+from regraft.preprocessing import Preprocessor
 from regraft.task import Task
 from training import losses, precision
 from training.backbone import BackboneCard
 from training.cache import HiddenStates, hidden_states
 from training.clock import Clock
 from training.data import Parts, Row
+from training.kinds import encoder_of
 from training.loop import CHECKPOINT, Examples, Material, Rules, fit
 from training.losses import Loss
 from training.network import Network
 from training.processes import ALONE, Team
 from training.progress import Progress
 from training.stages import plan
-from training.text import TextEncoder
 
 SUFFIX = "suffix.safetensors"  # in a version: all that differs from the backbone
 
@@ -42,7 +42,7 @@ class Source(NamedTuple):
 
     task: Task
     card: BackboneCard
-    preprocessor: TextPreprocessor
+    preprocessor: Preprocessor
     parts: Parts
     weights: Mapping[str, float] = MappingProxyType({})
 
@@ -127,7 +127,7 @@ def _learn(source: Source, folder: Path, clock: Clock, warm: dict[str, Tensor] |
     task, settings = source.task, source.task.training
     with clock.step("load the backbone"):
         network = Network(
-            TextEncoder.load(source.card),
+            encoder_of(source.card, source.preprocessor),
             labels=len(task.labels),
             frozen=settings.frozen,
             seed=settings.seed,

@@ -68,6 +68,10 @@ class Encoder(nn.Module, ABC):
     def pool(self, hidden: Hidden) -> Tensor:
         """What the last layer says -> (batch, width)."""
 
+    @abstractmethod
+    def example(self) -> dict[str, Tensor]:
+        """Any two inputs, by the names that the preprocessor gives its tensors."""
+
     def positions(self, lengths: Sequence[int], boundary: int) -> list[int]:
         """How many positions inputs of these lengths have below the layer `boundary`: in a text, one for each token."""
         del boundary

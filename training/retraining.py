@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from regraft.errors import DataError
 from regraft.history import History, as_utc
-from regraft.preprocessing import TextPreprocessor
+from regraft.inputs import InputStore
+from regraft.preprocessing import ImagePreprocessor, Preprocessor, load_preprocessor
 from regraft.task import Task
 from regraft.versions import Manifest
 from training.checks import refuse_leaks
@@ -25,6 +26,7 @@ from training.dataset import Dataset
 from training.duplicates import unlike
 from training.evaluate import compare
 from training.learning import labels_of_rows
+from training.pictures import ImageFiles
 from training.runtime import Scorer
 from training.split import grouped
 from training.train import texts
@@ -50,14 +52,24 @@ class Material(NamedTuple):
     newest: list[Row]
 
 
-def reviewed_rows(history: History, until: datetime, labels: Sequence[str]) -> list[Row]:
-    """Predictions as labelled examples, in order of review. Labels that the task no longer has are left out."""
+def reviewed_rows(
+    history: History, until: datetime, labels: Sequence[str], inputs: InputStore | None = None
+) -> list[Row]:
+    """Predictions as labelled examples, in order of review. Labels that the task no longer has are left out, and images
+    that are no longer among the `inputs`."""
     connection = history.connect()
     try:
         found = connection.execute(_REVIEWED, {"until": as_utc(until)}).fetchall()
     finally:
         connection.close()
-    return [Row(id_, text, label, f"review {review}") for id_, text, label, review in found if label in labels]
+    known = [one for one in found if one[2] in labels]
+    if inputs is None:
+        return [Row(id_, text, label, f"review {review}") for id_, text, label, review in known]
+    return [
+        Row(id_, inputs.address(reference), label, f"review {review}", content=reference)
+        for id_, reference, label, review in known
+        if inputs.has(reference)
+    ]
 
 
 def trained_on(folder: Path) -> set[str]:
@@ -157,7 +169,8 @@ def objection(evidence: dict[str, Any], forgetting: float) -> str | None:
 
 
 def _answers(folder: Path, manifest: Manifest, rows: Sequence[Row]) -> NDArray[np.int64]:
-    preprocessor = TextPreprocessor.load(folder)
+    loaded = load_preprocessor(folder)
+    preprocessor: Preprocessor = ImageFiles(loaded.spec) if isinstance(loaded, ImagePreprocessor) else loaded
     scorer = Scorer(folder / manifest.artifacts[manifest.serve_cpu].file, preprocessor)
     answers: NDArray[np.int64] = scorer.score(preprocessor.encode(texts(rows))).probabilities.argmax(axis=1)
     return answers

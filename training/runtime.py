@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from regraft.preprocessing import Encoding, TextPreprocessor
+from regraft.preprocessing import Preprocessor
 from training.cache import batches_by_length
 
 SERVING_BATCH = 8
@@ -22,23 +22,23 @@ class Scores(NamedTuple):
 class Scorer:
     """One artifact with its preprocessor."""
 
-    def __init__(self, file: Path, preprocessor: TextPreprocessor, *, threads: int = 1) -> None:
+    def __init__(self, file: Path, preprocessor: Preprocessor, *, threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         self._session: Any = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self._preprocessor = preprocessor
 
-    def run(self, encodings: Sequence[Encoding]) -> Scores:
+    def run(self, encodings: Sequence[Any]) -> Scores:
         """These texts as one padded batch."""
         return Scores(*self._session.run(["probabilities", "features"], self._preprocessor.collate(encodings)))
 
-    def run_in(self, encodings: Sequence[Encoding], batches: Sequence[Sequence[int]]) -> Scores:
+    def run_in(self, encodings: Sequence[Any], batches: Sequence[Sequence[int]]) -> Scores:
         """All of them, in these batches of indices."""
         results = [self.run([encodings[index] for index in indices]) for indices in batches]
         order = np.argsort(np.concatenate([np.asarray(indices) for indices in batches]))
         return Scores(*(np.concatenate(arrays)[order] for arrays in zip(*results, strict=True)))
 
-    def score(self, encodings: Sequence[Encoding]) -> Scores:
+    def score(self, encodings: Sequence[Any]) -> Scores:
         lengths = [encoding.length for encoding in encodings]
         return self.run_in(encodings, list(batches_by_length(lengths, SERVING_BATCH)))

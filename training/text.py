@@ -68,6 +68,9 @@ class TextEncoder(Encoder):
         weights = hidden.mask.unsqueeze(-1).to(hidden.states.dtype)
         return (hidden.states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
 
+    def example(self) -> dict[str, Tensor]:
+        return dict.fromkeys(("input_ids", "attention_mask"), torch.ones(2, 8, dtype=torch.long))
+
     def prepare_export(self) -> None:
         """Attention as plain products and a softmax, which runtimes optimise best."""
         self.model.set_attn_implementation("eager")

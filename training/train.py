@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 import torch
 
 from regraft.errors import ConfigError
+from regraft.preprocessing import describe_image
 from regraft.task import Task
 from regraft.versions import Manifest
 from training import artifacts, baselines, checkpoint
-from training.backbone import open_backbone, open_preprocessor
+from training.backbone import open_backbone
 from training.calibrate import fit_temperature
 from training.clock import Clock
 from training.data import Parts, Row
@@ -37,8 +38,10 @@ from training.export import (
     write_golden,
     write_onnx,
 )
+from training.kinds import preprocessor_of
 from training.learning import SUFFIX, Source, forget, labels_of_rows, learn
 from training.outputs import logits_of, pooled_of
+from training.pictures import read_image
 from training.processes import ALONE, Team
 from training.report import Results, write_report
 from training.runtime import Scorer, Scores
@@ -69,7 +72,7 @@ def fine_tune(
     out = _emptied(version_folder(folder))
 
     card = open_backbone(task.backbone)
-    preprocessor = open_preprocessor(task, card)
+    preprocessor = preprocessor_of(task, card)
     source = Source(task, card, preprocessor, parts, dataset.weights)
     learned = learn(source, folder, clock, warm=warm, team=team)
     network, reader, progress, dtype = learned.network, learned.reader, learned.progress, learned.reader.dtype
@@ -109,9 +112,10 @@ def fine_tune(
         pooled = pooled_of(network, train.hidden, dtype), pooled_of(network, reader.hidden("test", parts.test), dtype)
         others = {
             "majority label": baselines.majority(train.labels.numpy(), len(parts.test)),
-            "TF-IDF, linear": baselines.tf_idf(texts(parts.train), train.labels.numpy(), texts(parts.test)),
             "frozen backbone, linear": baselines.frozen_backbone(pooled[0], train.labels.numpy(), pooled[1]),
         }
+        if task.input == "text":
+            others["TF-IDF, linear"] = baselines.tf_idf(texts(parts.train), train.labels.numpy(), texts(parts.test))
         compared = evaluate_baselines(test_truth, answers, others, task.labels, **options)
 
     manifest = Manifest(
@@ -119,6 +123,7 @@ def fine_tune(
         task=task.name,
         created_at=datetime.now(UTC),
         labels=task.labels,
+        input=task.input,
         preprocessing_sha256=preprocessor.sha256,
         features=task.export.features,
         backbone=card.as_json() | learned.description,
@@ -176,7 +181,7 @@ def fine_tune(
 def take_part(task: Task, dataset: Dataset, folder: Path, team: Team) -> None:
     """In the training of `fine_tune`, which the first process of the team has called; nothing comes of it here."""
     card = open_backbone(task.backbone)
-    source = Source(task, card, open_preprocessor(task, card), dataset.parts, dataset.weights)
+    source = Source(task, card, preprocessor_of(task, card), dataset.parts, dataset.weights)
     learn(source, folder, Clock(), team=team)
 
 
@@ -202,6 +207,7 @@ def tidy(folder: Path) -> None:
 
 
 def texts(rows: Sequence[Row]) -> list[str]:
+    """Or the places of images."""
     return [row.input for row in rows]
 
 
@@ -233,6 +239,9 @@ def write_reference(file: Path, task: Task, scored: list[tuple[str, list[Row], S
     for column in ("features", "probabilities"):
         values = [value for _, _, scores in scored for value in getattr(scores, column).tolist()]
         table = table.append_column(column, pa.array(values, type=reals))
+    if task.input == "image":  # drift is watched on these: later the files may be elsewhere
+        facts = [list(describe_image(read_image(row.input)).items()) for _, rows, _ in scored for row in rows]
+        table = table.append_column("facts", pa.array(facts, type=pa.map_(pa.string(), pa.float64())))
     pq.write_table(table, file, compression="zstd")
 
 

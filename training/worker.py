@@ -22,6 +22,7 @@ from regraft.eventlog import Consumer, EventLog, open_log, replay
 from regraft.events import CandidateRefused, CandidateRegistered, RetrainingRequested
 from regraft.history import History
 from regraft.ids import derived_id
+from regraft.inputs import InputStore
 from regraft.releases import ReleaseFollower
 from regraft.settings import Settings
 from regraft.task import Task
@@ -117,7 +118,8 @@ class Worker:
         return CandidateRegistered(id=_outcome_id(request), request_id=request.id, version=version, evidence=evidence)
 
     def material(self, request: RetrainingRequested, production: Path) -> retraining.Material:
-        reviewed = retraining.reviewed_rows(self.history, request.at, self.task.labels)
+        inputs = InputStore(self.settings.inputs) if self.task.input == "image" else None
+        reviewed = retraining.reviewed_rows(self.history, request.at, self.task.labels, inputs)
         if not reviewed:
             raise DataError("there are no reviewed predictions to learn from")
         seen = retraining.trained_on(production)

@@ -148,6 +148,12 @@ def open_image(content: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
+def check_whole(content: bytes, max_pixels: int) -> None:
+    """Raises InvalidInput where encoding it would: all of it is decoded, as small as its format allows."""
+    with open_image(content, max_pixels) as image:
+        _upright(image, 1)
+
+
 def in_channels(image: Image.Image, channels: int) -> Image.Image:
     """In 8 bits and the wanted channels, without a palette. What is transparent lets white through, unless alpha is a
     channel. 16 bits lose their lower half."""

@@ -39,6 +39,9 @@ class Convolutions(Encoder):
     def pool(self, hidden: Hidden) -> Tensor:
         return hidden.states.mean(dim=1)
 
+    def example(self) -> dict[str, Tensor]:
+        return {"pixels": torch.zeros(2, 3, 16, 16)}
+
     def positions(self, lengths: Sequence[int], boundary: int) -> list[int]:
         return [(16 >> boundary) ** 2 for _ in lengths]
 

@@ -1,0 +1,215 @@
+"""Image networks: taken apart as they came, trained from files, and served by what serves texts."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnxruntime
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+
+from regraft import releases
+from regraft.errors import ConfigError
+from regraft.inputs import InputStore, reference_of
+from regraft.preprocessing import ImagePreprocessor, ImageSpec
+from regraft.preprocessing.image import FACTS
+from regraft.settings import Settings
+from regraft.task import Task
+from regraft.versions import Manifest, VersionStore, read_golden
+from tests.images import file_of, picture, png
+from tests.training.pictures import COLOURS, save_image_backbone, save_pictures
+from training.backbone import open_backbone
+from training.data import Row, file_hash, read
+from training.dataset import read_dataset
+from training.images import ImageEncoder
+from training.kinds import encoder_of, preprocessor_of
+from training.network import Network
+from training.pictures import ImageFiles, open_image_files
+from training.train import fine_tune, version_folder
+
+SPEC = ImageSpec(height=32, width=32, mean=(0.5,) * 3, std=(0.5,) * 3, max_pixels=1_000_000)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return save_image_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+def write_task(folder: Path, backbone: Path, **sections: Any) -> Task:
+    task = {
+        "name": "colours",
+        "input": "image",
+        "labels": list(COLOURS),
+        "backbone": {"source": str(backbone)},
+        "data": {"files": ["pictures"]},
+        "training": {"epochs": 8, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32", "bootstrap": 100},
+        "export": {"features": 4, "golden": 3},
+    }
+    (folder / "task.yaml").write_text(yaml.safe_dump(task | sections))
+    return Task.load(folder / "task.yaml")
+
+
+def probe(spec: ImageSpec = SPEC, count: int = 2) -> torch.Tensor:
+    return torch.rand(count, 3, spec.height, spec.width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_convnext"])
+def test_a_row_of_blocks_can_be_cut_anywhere_and_answers_as_it_did(name: str) -> None:
+    torch.manual_seed(0)
+    model: Any = timm.create_model(name, num_classes=0).eval()
+    with torch.inference_mode():
+        whole = model.forward_features(probe()).mean(dim=(2, 3))
+        encoder = ImageEncoder(model, SPEC).eval()
+        assert len(encoder.layers) > 3
+        for boundary in range(len(encoder.layers) + 1):
+            below = encoder.run(encoder.embed(probe()), range(boundary))
+            assert below.states.shape[1] == encoder.positions([1], boundary)[0]
+            above = encoder.pool(encoder.run(below, range(boundary, len(encoder.layers))))
+            torch.testing.assert_close(above, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_what_stands_in_no_row_learns_only_above_its_pooled_vector() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", num_classes=0, img_size=32).eval()
+    with torch.inference_mode():
+        whole = model(probe())
+        network = Network(ImageEncoder(model, SPEC), labels=3, frozen=0.5, seed=0)
+        torch.testing.assert_close(network.encoder.pool(network.prefix(probe())), whole)
+    assert {name for name, one in network.named_parameters() if one.requires_grad} == {"head.weight", "head.bias"}
+
+
+def test_batch_statistics_move_above_the_boundary_and_stay_to_the_byte_below() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", num_classes=0)
+    network = Network(ImageEncoder(model, SPEC), labels=3, frozen=0.5, seed=0)
+
+    def statistics() -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
+
+    before = statistics()
+    network.learning_mode(on=True)
+    network(probe(count=4)).logits.sum().backward()
+    above = tuple(f"encoder.blocks.{index}." for index in range(network.boundary, len(network.encoder.layers)))
+    moved = {name for name, value in statistics().items() if not value.equal(before[name])}
+    assert moved == {name for name in before if name.startswith(above)} != set()
+
+
+@pytest.mark.parametrize("config", ["{}", "no json", '{"architecture": "test_resnet"}', '{"model_type": "bert"}'])
+def test_a_folder_that_does_not_say_what_its_images_are_like_is_refused(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ConfigError, match="is no image network of the timm library"):
+        open_image_files(tmp_path, 1_000)
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    folder = save_image_backbone(tmp_path / "one")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architecture": "test_resnet"}))
+    task = write_task(tmp_path, folder)
+    card = open_backbone(task.backbone)
+    with pytest.raises(ConfigError, match=r"cannot be loaded|lacks weights"):
+        encoder_of(card, preprocessor_of(task, card))
+
+
+def test_folders_are_labels_and_what_is_no_image_is_a_bad_row(tmp_path: Path, backbone: Path) -> None:
+    pictures = save_pictures(tmp_path / "pictures", 2)
+    (pictures / "red" / "notes.txt").write_text("words")
+    (pictures / "red" / "half.png").write_bytes(png()[:900])
+    (pictures / "mauve").mkdir()
+    (pictures / "mauve" / "1.png").write_bytes(png())
+    task = write_task(tmp_path, backbone)
+    table = read(task)
+    assert [(row.label, row.id) for row in table.rows] == [
+        (label, f"pictures/{label}/{number}.png") for label in sorted(COLOURS) for number in range(2)
+    ]
+    assert table.rows[0].content == reference_of(Path(table.rows[0].input).read_bytes())
+    assert [bad.place for bad in table.bad] == [
+        "pictures/mauve/1.png", "pictures/red/half.png", "pictures/red/notes.txt"
+    ]  # fmt: skip
+    assert "the image is damaged" in table.bad[1].reason
+    hashed = file_hash(pictures)
+    (pictures / "red" / "0.png").write_bytes(png(77))
+    assert file_hash(pictures) != hashed
+
+
+def test_a_table_names_images_beside_it(tmp_path: Path, backbone: Path) -> None:
+    save_pictures(tmp_path / "pictures", 1)
+    with (tmp_path / "rows.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerows([("file", "label"), ("pictures/red/0.png", "red"), ("none.png", "red"), ("pictures", "red")])
+    task = write_task(tmp_path, backbone, data={"files": ["rows.csv"], "columns": {"input": "file"}})
+    table = read(task)
+    assert [(row.id, row.label) for row in table.rows] == [("rows.csv:2", "red")]
+    assert [bad.place for bad in table.bad] == ["rows.csv:3", "rows.csv:4"]
+    assert "none.png cannot be read: No such file" in table.bad[0].reason
+
+
+def test_equal_pictures_never_stand_in_two_parts(tmp_path: Path, backbone: Path) -> None:
+    pictures = save_pictures(tmp_path / "pictures", 6)
+    for number in range(6, 12):
+        (pictures / "red" / f"{number}.png").write_bytes((pictures / "red" / "0.png").read_bytes())
+    parts = read_dataset(write_task(tmp_path, backbone)).parts
+    twins = [{row.content for row in part} for part in parts]
+    assert sum(map(len, twins)) == len(set.union(*twins))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> tuple[Path, Task, Manifest]:
+    folder = tmp_path_factory.mktemp("trained")
+    save_pictures(folder / "pictures", 24)
+    task = write_task(folder, backbone)
+    manifest = fine_tune(task, read_dataset(task), folder / "run", version="v1")
+    VersionStore(str(folder / "home" / "versions")).publish(version_folder(folder / "run"), manifest)
+    return folder, task, manifest
+
+
+def test_a_version_for_images_holds_all_that_one_for_texts_does(trained: tuple[Path, Task, Manifest]) -> None:
+    folder, _, manifest = trained
+    version = folder / "home" / "versions" / "v1"
+    assert (manifest.input, manifest.serve_cpu) == ("image", "fp32")
+    assert manifest.test["accuracy"].value > 0.8
+    assert set(manifest.baselines) >= {"majority label", "frozen backbone, linear"}
+    reference = pq.read_table(version / "reference.parquet").to_pylist()
+    assert tuple(dict(reference[0]["facts"])) == FACTS
+    preprocessor = ImagePreprocessor.load(version)
+    assert preprocessor.spec.crop == 0.9
+    session = onnxruntime.InferenceSession(str(version / "model.onnx"), providers=["CPUExecutionProvider"])
+    for example in read_golden(version):
+        (probabilities,) = session.run(["probabilities"], preprocessor.collate(preprocessor.encode([example["input"]])))
+        np.testing.assert_allclose(probabilities[0], example["probabilities"], atol=1e-5)
+
+
+async def test_what_was_trained_is_served(trained: tuple[Path, Task, Manifest]) -> None:
+    from service import routes
+    from service.parts import Parts
+
+    folder, _, _ = trained
+    parts = Parts.assemble(Settings(task=folder / "task.yaml", home=folder / "home"))
+    releases.change(parts.log, releases.Release(), releases.Release(production="v1"), who="test", why="test")
+    await parts.start()
+    app = routes.build()
+    app.state.parts = parts
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for label, tint in COLOURS.items():
+            content = file_of(Image.blend(picture(9), Image.new("RGB", (64, 48), tint), 0.5))
+            answer = (await client.post("/predict", content=content, headers={"Content-Type": "image/png"})).json()
+            assert (answer["label"], answer["logged"]) == (label, True)
+            assert InputStore(str(folder / "home" / "inputs")).has(reference_of(content))
+    await parts.close()
+
+
+def test_reviewed_pictures_are_found_where_they_are_kept(tmp_path: Path) -> None:
+    for url in (str(tmp_path), f"memory://{tmp_path}"):
+        store = InputStore(url)
+        reference = store.keep(png())
+        (encoding,) = ImageFiles(SPEC).encode([store.address(reference)])
+        assert encoding.pixels.shape == (32, 32, 3)
+        assert Row("1", store.address(reference), "red", "review 1", content=reference).key == reference

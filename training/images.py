@@ -1,0 +1,143 @@
+"""Image networks of the timm library, taken apart: a stem, and layers one by one.
+
+pixels -> stem -> feature maps -> layers; the places of a map are the positions of `Hidden`, and the mean over them is
+the vector of an image.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from regraft.errors import ConfigError
+from regraft.preprocessing import ImageSpec
+from training.backbone import BackboneCard
+from training.network import Encoder, Hidden
+from training.pictures import timm_config
+
+POOLING = frozenset({"global_pool", "head", "fc", "classifier"})  # from here on timm's models classify
+PROBE_TOLERANCE = 1e-4
+
+
+class ImageEncoder(Encoder):
+    """Any timm model. One whose modules stand in a row can be cut between any two blocks; of another, only what comes
+    after its pooled vector learns."""
+
+    def __init__(self, model: nn.Module, spec: ImageSpec) -> None:
+        super().__init__()
+        probe = torch.rand(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
+        model.eval()
+        stem, layers = _anatomy(model)
+        if layers and _is_row(model, [*stem, *layers], probe):
+            self.stem: nn.Module = nn.Sequential(*stem)
+            self.blocks = nn.ModuleList(layers)
+        else:
+            self.stem, self.blocks = _Pooled(model), nn.ModuleList()
+        self.to(memory_format=torch.channels_last)  # 4 times as fast on processors
+        self._sides: list[tuple[int, int]] = []  # height and width of the feature maps below each layer, and at the end
+        with torch.no_grad():
+            maps = self.stem(probe)
+            for layer in (*self.blocks, nn.Identity()):
+                self._sides.append((maps.shape[2], maps.shape[3]))
+                maps = layer(maps)
+        self.width = int(maps.shape[1])
+        self._shape = tuple(probe.shape[1:])
+
+    @classmethod
+    def load(cls, card: BackboneCard, spec: ImageSpec) -> "ImageEncoder":
+        """With the pre-trained weights. Raises ConfigError where they are not those of the architecture."""
+        options = timm_config(card.folder).get("model_args") or {}
+        try:
+            model = timm.create_model(card.model_type, num_classes=0, in_chans=spec.channels, **options)
+            files = sorted(card.folder.glob("*.safetensors"))
+            weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+            missing, _ = model.load_state_dict(weights, strict=False)
+        except Exception as error:  # timm raises many kinds
+            raise ConfigError(f"the backbone {card.source} cannot be loaded: {error}") from error
+        if missing:
+            raise ConfigError(f"the backbone {card.source} lacks weights, among them {missing[0]}")
+        return cls(model, spec)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.blocks
+
+    def embed(self, pixels: Tensor) -> Hidden:  # type: ignore[override]
+        """(batch, channels, height, width)"""
+        return _hidden(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
+
+    def run(self, hidden: Hidden, layers: range) -> Hidden:
+        if not layers:
+            return hidden
+        height, width = self._sides[layers.start]
+        maps = hidden.states.transpose(1, 2).reshape(-1, hidden.states.shape[2], height, width)  # a view, channels last
+        for index in layers:
+            maps = self.blocks[index](maps)
+        return _hidden(maps)
+
+    def pool(self, hidden: Hidden) -> Tensor:
+        return hidden.states.mean(dim=1)
+
+    def positions(self, lengths: Sequence[int], boundary: int) -> list[int]:
+        height, width = self._sides[boundary]
+        return [height * width] * len(lengths)
+
+    def example(self) -> dict[str, Tensor]:
+        return {"pixels": torch.zeros(2, *self._shape)}
+
+
+class _Pooled(nn.Module):
+    """A whole model up to its pooled vector, as a feature map of one place."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        pooled: Tensor = self.model.forward_head(self.model.forward_features(pixels), pre_logits=True)
+        return pooled[:, :, None, None]
+
+
+def _anatomy(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """What stands before the first row of blocks, and from there on each block; what follows the last is one more."""
+    stem: list[nn.Module] = []
+    layers: list[nn.Module] = []
+    after: list[nn.Module] = []
+    for name, child in model.named_children():
+        if name in POOLING:
+            break
+        if isinstance(child, nn.Sequential) and len(child) > 0:
+            layers += [*after, *_blocks(child)]
+            after = []
+        else:
+            (after if layers else stem).append(child)
+    return stem, [*layers, *([nn.Sequential(*after)] if after else [])]
+
+
+def _blocks(row: nn.Sequential) -> Iterator[nn.Module]:
+    for child in row:
+        if isinstance(child, nn.Sequential) and len(child) > 0:
+            yield from _blocks(child)
+        else:
+            yield child
+
+
+def _is_row(model: Any, modules: Sequence[nn.Module], probe: Tensor) -> bool:
+    """Whether going through the modules one by one is what the model itself does."""
+    maps = probe
+    with torch.no_grad():
+        whole = model.forward_features(probe)
+        try:
+            for module in modules:
+                maps = module(maps)
+        except (TypeError, RuntimeError, ValueError):
+            return False
+    return maps.dim() == 4 and maps.shape == whole.shape and bool((maps - whole).abs().max() <= PROBE_TOLERANCE)
+
+
+def _hidden(maps: Tensor) -> Hidden:
+    states = maps.flatten(2).transpose(1, 2)
+    return Hidden(states, torch.ones(states.shape[:2], dtype=torch.long))

@@ -1,0 +1,96 @@
+"""Image files to learn from: read and checked once, decoded whenever they are looked at, as there are more than fit in
+memory."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+from numpy.typing import NDArray
+
+from regraft.errors import ConfigError, InvalidInput
+from regraft.inputs import reference_of
+from regraft.preprocessing import ImagePreprocessor, ImageSpec
+from regraft.preprocessing.image import check_whole
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ImageFile:
+    """An image where it lies, decoded when it is looked at: training has more of them than memory."""
+
+    length: ClassVar[int] = 1
+
+    place: str
+    preprocessor: ImagePreprocessor
+
+    @property
+    def pixels(self) -> NDArray[Any]:
+        """Raises InvalidInput that names the file."""
+        try:
+            (encoding,) = self.preprocessor.encode([read_image(self.place)])
+        except InvalidInput as error:
+            raise InvalidInput(f"{self.place}: {error.message}") from error
+        return encoding.pixels
+
+
+class ImageFiles(ImagePreprocessor):
+    """The same preprocessor over places (paths or fsspec URLs) instead of contents."""
+
+    def encode(self, places: Sequence[str]) -> list[ImageFile]:  # type: ignore[override]
+        plain = ImagePreprocessor(self.spec)
+        return [ImageFile(place, plain) for place in places]
+
+
+def read_image(place: str) -> bytes:
+    if "://" not in place:
+        return Path(place).read_bytes()
+    with fsspec.open(place, "rb") as file:
+        return bytes(file.read())
+
+
+def check_file(given: str, folder: Path, max_pixels: int) -> tuple[str, str]:
+    """The whole place of an image, and the reference of its content. Raises ValueError for what is not there or is
+    no image."""
+    place = given if "://" in given else str(folder / given)
+    try:
+        content = read_image(place)
+        check_whole(content, max_pixels)
+    except OSError as error:
+        raise ValueError(f"{given} cannot be read: {error.strerror or error}") from error
+    except InvalidInput as error:
+        raise ValueError(f"{given}: {error.message}") from error
+    return place, reference_of(content)
+
+
+def open_image_files(folder: Path, max_pixels: int) -> ImageFiles:
+    """As the network of the timm library in `folder` was trained: size, normalisation, cut. Raises ConfigError where
+    it does not say so."""
+    config = timm_config(folder).get("pretrained_cfg", {})
+    try:
+        channels, height, width = config["input_size"]
+        spec = ImageSpec(
+            height=height,
+            width=width,
+            channels=channels,
+            resize="squash" if config.get("crop_mode") == "squash" else "crop",
+            crop=config.get("crop_pct") or 1.0,
+            interpolation=config.get("interpolation", "bicubic"),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            max_pixels=max_pixels,
+        )
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"the backbone in {folder} is no image network of the timm library: {error}") from error
+    return ImageFiles(spec)
+
+
+def timm_config(folder: Path) -> dict[str, Any]:
+    """Its config.json; empty where there is none, or it is another library's, which names no `architecture`."""
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError:
+        return {}
+    return config if isinstance(config, dict) and isinstance(config.get("architecture"), str) else {}
