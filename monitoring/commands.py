@@ -1,11 +1,14 @@
-"""`regraft monitor`."""
+"""`regraft monitor`, and `regraft inputs`, which needs the history."""
 
 import logging
 import signal
+from datetime import UTC, datetime, timedelta
 
 import click
 
 from regraft.cli import with_settings
+from regraft.errors import NotFound
+from regraft.inputs import InputStore
 from regraft.settings import Settings
 
 
@@ -32,3 +35,31 @@ def monitor(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run()
+
+
+@click.group()
+def inputs() -> None:
+    """The images that were asked about: remove, forget."""
+
+
+@inputs.command("remove")
+@click.argument("reference")
+@with_settings
+def remove_input(settings: Settings, reference: str) -> None:
+    """Remove one image for good; predictions on it keep their answers, and their REFERENCE leads nowhere."""
+    if not InputStore(settings.inputs).remove(reference):
+        raise NotFound(f"there is no input {reference!r}")
+
+
+@inputs.command("forget")
+@click.argument("days", type=click.FloatRange(min=0))
+@with_settings
+def forget_inputs(settings: Settings, days: float) -> None:
+    """Remove images that nobody sent for DAYS days, but for those with a reviewed label: they are training data."""
+    from regraft.history import History
+
+    with History(settings.history).connect() as connection:
+        query = "SELECT DISTINCT input FROM outcomes WHERE reviewed_label IS NOT NULL AND input IS NOT NULL"
+        reviewed = {reference for (reference,) in connection.execute(query).fetchall()}
+    gone = InputStore(settings.inputs).forget(datetime.now(UTC) - timedelta(days=days), reviewed)
+    click.echo(f"{gone} images removed, those of {len(reviewed)} reviewed labels kept")

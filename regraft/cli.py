@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import wraps
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,9 +14,8 @@ from typing import Any
 import click
 
 from regraft import __version__, keys_file, releases, supervision
-from regraft.errors import ConfigError, NotFound, RegraftError
+from regraft.errors import ConfigError, RegraftError
 from regraft.eventlog import open_log
-from regraft.inputs import InputStore
 from regraft.keys import Key, Scope, digest, new_secret
 from regraft.settings import Settings
 from regraft.versions import VersionStore
@@ -212,34 +211,6 @@ def list_keys(settings: Settings) -> None:
     for key in keys_file.read(Path(settings.keys_file)):
         rate = "" if key.rate is None else f"  {key.rate:g} a second"
         click.echo(f"{key.name}  {' '.join(sorted(key.scopes))}{rate}")
-
-
-@main.group()
-def inputs() -> None:
-    """The images that were asked about: remove, forget."""
-
-
-@inputs.command("remove")
-@click.argument("reference")
-@with_settings
-def remove_input(settings: Settings, reference: str) -> None:
-    """Remove one image for good; predictions on it keep their answers, and their REFERENCE leads nowhere."""
-    if not InputStore(settings.inputs).remove(reference):
-        raise NotFound(f"there is no input {reference!r}")
-
-
-@inputs.command("forget")
-@click.argument("days", type=click.FloatRange(min=0))
-@with_settings
-def forget_inputs(settings: Settings, days: float) -> None:
-    """Remove images that nobody sent for DAYS days, but for those with a reviewed label: they are training data."""
-    from regraft.history import History  # of the extras [training] and [monitoring]
-
-    with History(settings.history).connect() as connection:
-        query = "SELECT DISTINCT input FROM outcomes WHERE reviewed_label IS NOT NULL AND input IS NOT NULL"
-        reviewed = {reference for (reference,) in connection.execute(query).fetchall()}
-    gone = InputStore(settings.inputs).forget(datetime.now(UTC) - timedelta(days=days), reviewed)
-    click.echo(f"{gone} images removed, those of {len(reviewed)} reviewed labels kept")
 
 
 @main.command()

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from fastapi.testclient import TestClient
 from PIL import Image
 
@@ -17,11 +18,13 @@ from monitoring.app import create_app
 from monitoring.descriptors import NAMES, image_facts
 from monitoring.drift_window import Reports
 from monitoring.monitor import Monitor
+from regraft.cli import main
+from regraft.errors import NotFound
 from regraft.events import DriftMeasured, PredictionMade
 from regraft.inputs import InputStore, reference_of
 from regraft.preprocessing import describe_image
 from tests.images import file_of, picture, png
-from tests.monitoring.stage import Stage, now, prediction
+from tests.monitoring.stage import Stage, now, prediction, review
 
 
 @pytest.fixture
@@ -132,3 +135,21 @@ def test_nothing_is_said_of_a_picture_that_is_not_there(store: InputStore) -> No
 def test_facts_are_of_the_picture_as_it_is_seen() -> None:
     assert describe_image(png(height=30, width=60))["aspect"] == 2
     assert describe_image(file_of(Image.new("1", (4, 4), 1)))["brightness"] == 1
+
+
+def test_images_are_removed_one_by_one_or_by_age_but_reviewed_ones_stay(stage: Stage, store: InputStore) -> None:
+    def run(*arguments: str) -> str:
+        return CliRunner().invoke(main, ["--home", str(stage.settings.home), "inputs", *arguments]).output
+
+    known, reviewed, old = (store.keep(content) for content in (b"known", b"reviewed", b"old"))
+    made = prediction(text=reviewed)
+    stage.append(made, review(made, "positive"))
+    stage.record()
+    assert run("forget", "1").startswith("0 images removed")
+    assert run("remove", known) == ""
+    assert "there is no input" in run("remove", known)
+    assert "no reference" in run("remove", "../versions")
+    assert run("forget", "0") == "1 images removed, those of 1 reviewed labels kept\n"
+    assert store.read(reviewed) == b"reviewed"
+    with pytest.raises(NotFound):
+        store.read(old)

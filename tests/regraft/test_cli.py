@@ -9,12 +9,7 @@ from click.testing import CliRunner, Result
 
 from regraft import cli
 from regraft.cli import main
-from regraft.errors import NotFound
-from regraft.eventlog import Record
-from regraft.history import History
-from regraft.inputs import InputStore
 from regraft.versions import VersionStore
-from tests.monitoring.stage import prediction, review
 from tests.regraft.test_versions import manifest
 
 
@@ -92,18 +87,3 @@ def test_a_part_that_is_not_installed_says_how_to_get_it(home: Path, monkeypatch
     result = run(home, "paint", "--colour", "red")
     assert result.exit_code == 1
     assert "pip install 'regraft[no_such_library]'" in result.output
-
-
-def test_images_are_removed_one_by_one_or_by_age_but_reviewed_ones_stay(home: Path) -> None:
-    store, history = InputStore(str(home / "inputs")), History(str(home / "history"))
-    known, reviewed, old = (store.keep(content) for content in (b"known", b"reviewed", b"old"))
-    made = prediction(text=reviewed)
-    history.write([Record("s", 0, made), Record("s", 1, review(made, "positive"))])
-    assert run(home, "inputs", "forget", "1").output.startswith("0 images removed")
-    assert run(home, "inputs", "remove", known).exit_code == 0
-    assert "there is no input" in run(home, "inputs", "remove", known).output
-    assert "no reference" in run(home, "inputs", "remove", "../versions").output
-    assert run(home, "inputs", "forget", "0").output == "1 images removed, those of 1 reviewed labels kept\n"
-    assert store.read(reviewed) == b"reviewed"
-    with pytest.raises(NotFound):
-        store.read(old)
