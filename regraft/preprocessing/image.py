@@ -86,8 +86,8 @@ class ImagePreprocessor:
     def __init__(self, spec: ImageSpec) -> None:
         self.spec = spec
         std = 255 * np.asarray(spec.std, dtype=np.float64)
-        self._scale = (1 / std).astype(np.float32)
-        self._offset = (-255 * np.asarray(spec.mean, dtype=np.float64) / std).astype(np.float32)
+        scale, offset = 1 / std, -255 * np.asarray(spec.mean, dtype=np.float64) / std
+        self._scale, self._offset = (one.astype(np.float32)[:, None, None] for one in (scale, offset))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -110,10 +110,11 @@ class ImagePreprocessor:
 
     def collate(self, encodings: Sequence[ImageEncoding]) -> dict[str, NDArray[np.float32]]:
         """The network's input: `pixels`, (batch, channels, height, width) float32, normalised."""
-        pixels = np.stack([encoding.pixels for encoding in encodings]).astype(np.float32)
-        pixels *= self._scale
-        pixels += self._offset
-        return {"pixels": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))}
+        pixels = np.stack([encoding.pixels for encoding in encodings])
+        planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)  # turned while they are bytes
+        planes *= self._scale
+        planes += self._offset
+        return {"pixels": planes}
 
     def _pixels(self, content: bytes) -> Pixels:
         spec = self.spec

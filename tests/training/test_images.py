@@ -34,6 +34,7 @@ from training.network import Network
 from training.pictures import ImageFiles, open_image_files
 from training.train import fine_tune, version_folder
 
+REAL = Path(__file__).parents[2] / "examples" / "fashion" / "data"
 SPEC = ImageSpec(height=32, width=32, mean=(0.5,) * 3, std=(0.5,) * 3, max_pixels=1_000_000)
 
 
@@ -213,3 +214,21 @@ def test_reviewed_pictures_are_found_where_they_are_kept(tmp_path: Path) -> None
         (encoding,) = ImageFiles(SPEC).encode([store.address(reference)])
         assert encoding.pixels.shape == (32, 32, 3)
         assert Row("1", store.address(reference), "red", "review 1", content=reference).key == reference
+
+
+@pytest.mark.skipif(not (REAL / "complete").is_file(), reason="examples/fashion/fetch.py has not been run")
+def test_real_weights_know_pictures_apart_without_learning() -> None:
+    task = Task.load(REAL.parent / "task.yaml")
+    card = open_backbone(task.backbone)
+    preprocessor = preprocessor_of(task, card)
+    network = Network(encoder_of(card, preprocessor), labels=len(task.labels), frozen=0.75, seed=0)
+    assert (len(network.encoder.layers), network.boundary, network.width) == (17, 12, 1280)
+    places = [str(place) for name in ("bag", "trouser") for place in sorted((REAL / "live" / name).iterdir())[:8]]
+    network.learning_mode(on=False)
+    with torch.inference_mode():
+        pixels = torch.from_numpy(preprocessor.collate(preprocessor.encode(places))["pixels"])
+        vectors = torch.nn.functional.normalize(network(pixels).pooled)
+    alike = vectors @ vectors.T
+    alike.fill_diagonal_(-1)
+    nearest = alike.argmax(dim=1)
+    assert sum(int(index) // 8 == place // 8 for place, index in enumerate(nearest)) >= 15
