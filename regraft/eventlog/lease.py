@@ -11,8 +11,9 @@ class Lease:
         self._descriptor: int | None = None
 
     def acquire(self) -> bool:
-        """Whether it is held now; returns at once."""
+        """Whether it is held now; returns at once. Raises OSError where its file cannot be made."""
         if self._descriptor is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -94,7 +94,7 @@ class Relay:
     def _leads(self) -> bool:
         try:
             return self._lease.acquire()
-        except OSError as error:  # a folder that is not there yet, or a full disk
+        except OSError as error:  # a disk that is full, or not there yet
             self._complain(LogUnavailable(f"the relay's lease: {error}"))
             return False
 

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from regraft.errors import LogUnavailable
 from regraft.ids import new_id
 from tests.brokers import Broker
-from tests.service.conftest import Installation, installation_in
+from tests.faults.counting import PATIENCE
+from tests.service.conftest import Installation, installation_in, wait_until
 
 
 def on_kafka(kafka: Broker, folder: Path, durability: str = "local") -> Installation:
@@ -16,5 +18,14 @@ def on_kafka(kafka: Broker, folder: Path, durability: str = "local") -> Installa
     installation = Installation(settings.model_copy(update=log))
     installation.settings = settings.model_copy(update={"log_url": url, "durability": durability})
     installation.publish("v1")
-    installation.release("v1")
+    wait_until(lambda: released(installation), seconds=PATIENCE)
     return installation
+
+
+def released(installation: Installation) -> bool:
+    """Not at the first try where the broker has just come back."""
+    try:
+        installation.release("v1")
+    except LogUnavailable:
+        return False
+    return True

@@ -227,6 +227,37 @@ def test_two_relays_on_one_log_take_turns(url: str) -> None:
     second.close()
 
 
+def test_a_relay_that_cannot_commit_does_not_publish_again(
+    log: KafkaLog, kafka: Broker, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def refuse(*_: object) -> None:
+        tries.append(1)
+        raise LogUnavailable("the disk is full")
+
+    monkeypatch.setattr(relay, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(log._local, "commit", refuse)
+    log.append(related(10))
+    until(lambda: len(tries) > 3)
+    monkeypatch.undo()
+    log.flush(PATIENCE)
+    assert len(raw_records(kafka, f"{prefix}.feedback_given")) == 10
+
+
+def test_a_relay_whose_folder_cannot_be_made_says_so_and_tries_again(
+    kafka: Broker, prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "home").write_text("a file in the way")
+    with closing(opened(f"kafka://{kafka.address}/{prefix}?local={tmp_path}/home/outbox.sqlite")) as log:
+        with pytest.raises(LogUnavailable, match="cannot be opened"):
+            log.append([prediction()])
+        until(lambda: "the relay's lease" in caplog.text)
+        (tmp_path / "home").unlink()
+        log.append([event := prediction()])
+        assert ids(log) == [event.id]
+
+
 def test_what_was_forwarded_is_forgotten_on_this_machine(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
