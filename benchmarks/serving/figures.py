@@ -114,5 +114,20 @@ def show(table: Sequence[Row]) -> Iterator[str]:
         yield _line([*(str(getattr(row, name)) for name in NAMES), *shown])
 
 
+def shares(table: Sequence[Row]) -> Iterator[str]:
+    """The same in short: a line a server, protocol and logging, with its share of the limit at each concurrency, in
+    brackets of the limit's processor time."""
+    rows = [row for row in table if row.protocol != "in process"]
+    columns = sorted({row.concurrency for row in rows})
+    cells: dict[tuple[str, ...], dict[int, str]] = {}
+    for row in rows:
+        of_cpu = "" if row.cpu_ratio is None else f" ({row.cpu_ratio:.2f})"
+        cells.setdefault((row.server, row.protocol, row.logging), {})[row.concurrency] = f"{row.ratio:.2f}{of_cpu}"
+    yield _line([*NAMES[:3], *(f"at {one}" for one in columns)])
+    yield _line(["---"] * 3 + ["--:"] * len(columns))
+    for names, found in cells.items():
+        yield _line([*names, *(found.get(one, "") for one in columns)])
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -8,8 +8,8 @@ so that it matters little when the machine is slower for a while. What is shown 
 import argparse
 import json
 import os
-import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.serving.contenders import ECHO, OTHERS, REGRAFT_PROTOCOLS, Contender, Server, regraft, running
-from benchmarks.serving.figures import Limit, Row, between, held_against, show, summary
-from benchmarks.serving.material import SESSIONS, Expected, Raw, texts
+from benchmarks.serving.figures import Limit, Row, between, held_against, shares, show, summary
+from benchmarks.serving.material import ROOT, SESSIONS, Expected, Raw, texts
 from benchmarks.serving.neighbours import HEAD, compared
 
 QUIET_LOAD = 0.3  # of other programs, before the start
@@ -105,7 +105,7 @@ def main() -> None:
                 if number == 0 and not options.only and contender.logging in ("", "local"):
                     neighbours += compared(server, next(iter(contender.protocols)), bench.expected)
     table = sorted(summary(rows), key=lambda row: row.protocol != "in process")
-    print("\n".join(show(table)))
+    print("\n".join([*show(table), "", *shares(table)]))
     if neighbours:
         print("\n".join(["", *HEAD, *neighbours]))
     print(f"\n{_generator(bench.expected)}")
@@ -149,20 +149,22 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short round, under five minutes")
     parser.add_argument("--only", type=_names, default=(), help="these servers, one round, such as regraft,fastapi")
     parser.add_argument("--protocol", type=_names, default=(), help=f"of Regraft: {','.join(REGRAFT_PROTOCOLS)}")
-    parser.add_argument("--logging", type=_names, default=_loggings(), help="of Regraft: off,local,broker,relaxed")
+    parser.add_argument("--logging", type=_names, default=(), help="of Regraft: off,local,broker,relaxed")
     parser.add_argument("--concurrency", type=_numbers, default=(1, 8, 32, 64), help="such as 1,64")
     parser.add_argument("--rounds", type=int, help="default 5; 1 with --quick or --only")
     parser.add_argument("--seconds", type=float, help="of each measurement; default 8, with --quick 1.5")
     parser.add_argument("--json", type=Path, help="write one JSON object a row here")
     options = parser.parse_args()
+    options.logging = options.logging or _loggings()
     options.rounds = options.rounds or (1 if options.quick or options.only else 5)
     options.seconds = options.seconds or (1.5 if options.quick else 8.0)
     return options
 
 
 def _loggings() -> tuple[str, ...]:
-    """`broker` where there is a Java for it."""
-    return ("local", "off", "broker") if shutil.which("java") else ("local", "off")
+    """`broker` where a Kafka can be had."""
+    fetched = subprocess.run([ROOT / "scripts" / "kafka", "--fetch"], check=False, stdout=sys.stderr)
+    return ("local", "off", "broker") if fetched.returncode == 0 else ("local", "off")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from benchmarks.serving.figures import Limit, Row, between, held_against, quantile, show, summary
+from benchmarks.serving.figures import Limit, Row, between, held_against, quantile, shares, show, summary
 
 LIMIT = Limit(texts_per_s=800.0, cpu_ms=2.0, alone_p50_ms=3.0, alone_p99_ms=9.0, alone_per_s=300.0)
 ROW = Row("regraft", "http", "local", 1, texts_per_s=400.0, ratio=0.0, p50_ms=3.5, cpu_ms=2.5, answered=100)
@@ -45,6 +45,14 @@ def test_a_summary_has_medians_of_figures_and_sums_of_counts() -> None:
 def test_the_table_leaves_empty_what_was_not_measured() -> None:
     *_, line = show([ROW])
     assert line == "| regraft | http | local | 1 | 400 | 0.00 | 3.5 |  |  | 2.50 |  |  |  | 0 | 0 |"
+
+
+def test_the_short_table_has_a_line_for_each_way_of_asking_a_server() -> None:
+    rows = [held_against(replace(ROW, concurrency=concurrency), LIMIT) for concurrency in (8, 1)]
+    limit = Row("ONNX Runtime, sorted by 8", "in process", "", 2, 800.0, 1.0)
+    head, _, *lines = shares([limit, *rows, replace(rows[0], logging="off", cpu_ratio=None)])
+    assert head == "| server | protocol | logging | at 1 | at 8 |"
+    assert lines == ["| regraft | http | local | 0.50 (0.80) | 0.50 (0.80) |", "| regraft | http | off |  | 0.50 |"]
 
 
 def test_a_row_in_json_says_what_others_look_for() -> None:
