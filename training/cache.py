@@ -13,18 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regraft.preprocessing import Encoded
 from training.network import Hidden, Network
 from training.precision import computing
 from training.processes import ALONE, Team
 
 PREFIX_BATCH = 32
-
-
-class Encoded(Protocol):
-    """An input as the preprocessor gives it; `length` is what batches are sorted by."""
-
-    @property
-    def length(self) -> int: ...
 
 
 class Collates(Protocol):

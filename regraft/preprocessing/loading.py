@@ -12,6 +12,13 @@ from regraft.preprocessing.image import ImagePreprocessor
 from regraft.preprocessing.text import SPEC_FILE, TextPreprocessor
 
 
+class Encoded(Protocol):
+    """One input, ready to be put into a batch; those of like length waste least together."""
+
+    @property
+    def length(self) -> int: ...
+
+
 class Preprocessor(Protocol):
     """From inputs of one kind (texts, encoded images) to the tensors of the network, safe to use from several threads.
     `Any` stands for that kind, and for the kind of encoding that comes of it."""
