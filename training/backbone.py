@@ -39,7 +39,16 @@ class BackboneCard:
     licence_accepted_by_name: bool
     model_type: str
     training_data: tuple[str, ...]
+    input_format: str
     bytes: int
+
+    def lines(self) -> list[str]:
+        """What to know before relying on it."""
+        said = [f"backbone: {self.source}, {self.model_type}, licence {self.licence}; it takes {self.input_format}"]
+        if self.training_data:
+            return [*said, f"pre-trained on {', '.join(self.training_data)}, as its model card says"]
+        warning = "its model card names no training data: whether your rows are among it cannot be checked"
+        return [*said, warning]
 
     def as_json(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "folder"}
@@ -54,6 +63,7 @@ def open_backbone(backbone: Backbone) -> BackboneCard:
     card = _front_matter(folder / "README.md")
     licence = _licence(folder, card)
     _check_licence(backbone, licence)
+    config = _config(folder)
     return BackboneCard(
         source=backbone.source,
         revision=revision,
@@ -62,8 +72,9 @@ def open_backbone(backbone: Backbone) -> BackboneCard:
         licence=licence or "unknown",
         licence_accepted_by_name=backbone.accept_licence is not None
         and backbone.accept_licence == (licence or "unknown"),
-        model_type=_config(folder).model_type,
+        model_type=config.model_type,
         training_data=tuple(map(str, card.get("datasets") or ())),
+        input_format=_input_format(config),
         bytes=sum(file.stat().st_size for file in weights),
     )
 
@@ -139,6 +150,14 @@ def _config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"the backbone's configuration in {folder} cannot be read: {error}") from error
+
+
+def _input_format(config: Any) -> str:
+    if (side := getattr(config, "image_size", None)) is not None:
+        return f"images of {side} pixels in {getattr(config, 'num_channels', 3)} channels"
+    words = f"text in a vocabulary of {getattr(config, 'vocab_size', 0):,} tokens"
+    longest = getattr(config, "max_position_embeddings", None)
+    return f"{words}, at most {longest}" if longest else words
 
 
 def _sha256(files: list[Path]) -> str:

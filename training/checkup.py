@@ -12,7 +12,8 @@ from training.checks import Findings, cut
 from training.conditions import in_production, in_training, shifts
 from training.data import Row
 from training.dataset import examine
-from training.domain import text_shift
+from training.domain import IMAGES, image_shift, text_shift
+from training.pictures import open_image_files, read_image
 
 
 def check_up(task: Task, history: str) -> Findings:
@@ -38,8 +39,10 @@ def _conditions(task: Task, rows: list[Row], history: str) -> list[str]:
 
 def _backbone(task: Task, train: list[Row]) -> list[str]:
     card = open_backbone(task.backbone)
-    notes = [f"backbone: {card.source}, {card.model_type}, licence {card.licence}"]
-    if not train or task.input == "image":
-        return notes
+    if not train:
+        return card.lines()
+    if task.input == "image":
+        spec = open_image_files(card.folder, task.serving.max_pixels).spec
+        return card.lines() + image_shift([read_image(row.input) for row in train[:IMAGES]], spec).notes()
     limit = open_preprocessor(task, card).spec.max_tokens
-    return notes + text_shift([row.input for row in train], open_tokenizer(card), limit).notes(limit)
+    return card.lines() + text_shift([row.input for row in train], open_tokenizer(card), limit).notes(limit)

@@ -83,9 +83,8 @@ def jaccard(one: str, other: str) -> float:
 
 def minhash(texts: Sequence[str]) -> NDArray[np.uint32]:
     """(texts, BANDS * ROWS): the smallest value that each hash function takes on a text's shingles."""
-    generator = np.random.default_rng(0)
-    factors = generator.integers(1 << 63, size=BANDS * ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    offsets = generator.integers(1 << 63, size=BANDS * ROWS, dtype=np.uint64)
+    offsets, factors = mixed(np.arange(1, 2 * BANDS * ROWS + 1, dtype=np.uint64)).reshape(2, -1)
+    factors |= np.uint64(1)
     signatures = np.empty((len(texts), BANDS * ROWS), dtype=np.uint32)
     for start, stop in _chunks(texts):
         hashes, starts = _shingle_hashes(texts[start:stop])
@@ -117,10 +116,10 @@ def _shingle_hashes(texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
     ends = np.cumsum(lengths)
     left = np.repeat(ends, lengths)[: len(hashes)] - np.arange(len(hashes))
     counts = lengths - SHINGLE + 1
-    return _mixed(hashes[left >= SHINGLE]), np.cumsum(counts) - counts
+    return mixed(hashes[left >= SHINGLE]), np.cumsum(counts) - counts
 
 
-def _mixed(values: Hashes) -> Hashes:
+def mixed(values: Hashes) -> Hashes:
     """Every bit depends on every other (the finalizer of SplitMix64, Steele et al. 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -129,8 +128,7 @@ def _mixed(values: Hashes) -> Hashes:
 
 def _candidates(signatures: NDArray[np.uint32], least: float) -> Iterator[tuple[int, int]]:
     """Pairs that agree in a band and whose signatures promise a similarity of `least`; the most alike first."""
-    found = [_in_one_band(signatures[:, band * ROWS : (band + 1) * ROWS]) for band in range(BANDS)]
-    pairs = np.unique(np.concatenate(found), axis=0)
+    pairs = agreeing(np.split(signatures, BANDS, axis=1))
     agree = np.empty(len(pairs))
     for start in range(0, len(pairs), CHUNK):
         first, second = pairs[start : start + CHUNK].T
@@ -141,11 +139,16 @@ def _candidates(signatures: NDArray[np.uint32], least: float) -> Iterator[tuple[
         yield int(pairs[index, 0]), int(pairs[index, 1])
 
 
+def agreeing(bands: Sequence[NDArray[np.uint32]]) -> NDArray[np.int64]:
+    """(pairs, 2) that agree in one of the bands (n, numbers), the smaller index first; of many that agree in a band
+    each with the next `NEIGHBOURS`."""
+    return np.unique(np.concatenate([_in_one_band(band) for band in bands]), axis=0)
+
+
 def _in_one_band(band: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """(pairs, 2), the smaller index first; of many that agree each with the next `NEIGHBOURS`."""
     keys = np.zeros(len(band), dtype=np.uint64)
-    for column in range(ROWS):
-        keys = _mixed(keys + band[:, column])
+    for column in band.T:
+        keys = mixed(keys + column)
     order = np.argsort(keys, kind="stable")
     ordered, found = keys[order], []
     for step in range(1, min(NEIGHBOURS, len(band) - 1) + 1):

@@ -21,6 +21,7 @@ from transformers import (
     MPNetModel,
     RobertaConfig,
     RobertaModel,
+    ViTConfig,
 )
 
 from regraft.errors import ConfigError
@@ -191,6 +192,17 @@ def test_the_card_says_where_the_weights_are_from(copied: Path) -> None:
     assert (card.licence, card.licence_accepted_by_name, card.training_data) == ("apache-2.0", False, ("a", "b"))
     assert len(card.weights_sha256) == 64
     assert "folder" not in card.as_json()
+
+
+def test_what_the_network_takes_and_what_it_has_seen_are_said(copied: Path, tmp_path: Path) -> None:
+    said = card_with(copied, "---\nlicense: mit\ndatasets: [a, b]\n---\n").lines()
+    assert said[0].endswith("bert, licence mit; it takes text in a vocabulary of 1,132 tokens, at most 64")
+    assert said[1] == "pre-trained on a, b, as its model card says"
+    said = card_with(copied, "---\nlicense: mit\n---\n").lines()
+    assert said[1].startswith("its model card names no training data: whether your rows are among it cannot be checked")
+    save_backbone(tmp_path, layers=1)
+    ViTConfig(image_size=96).save_pretrained(tmp_path)
+    assert open_backbone(Backbone(source=str(tmp_path))).input_format == "images of 96 pixels in 3 channels"
 
 
 def test_a_licence_in_the_configuration_counts_where_there_is_no_card(tmp_path: Path) -> None:
