@@ -43,12 +43,12 @@ def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
             rate = settings.learning_rate * settings.stage_decay**number
             stages.append(Stage(boundary, settings.stage_epochs, rate))
     if not settings.force:
-        _refuse(settings, stages, rows)
+        _refuse(settings, stages, layers, rows)
     return stages
 
 
-def _refuse(settings: Training, stages: list[Stage], rows: int) -> None:
-    if stages[0].boundary == 0:
+def _refuse(settings: Training, stages: list[Stage], layers: int, rows: int) -> None:
+    if layers > 0 and stages[0].boundary == 0:
         raise ConfigError(
             f"training.frozen = {settings.frozen} lets all layers learn at once, which destroys what the backbone knows"
             " while the head is still random; raise it, or set training.force: true"

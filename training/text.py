@@ -15,16 +15,21 @@ PROBE_TOLERANCE = 1e-4  # what summing in another order may change; a wrong path
 
 
 class TextEncoder(Encoder):
-    """The vector of a text is the mean over its tokens."""
+    """The vector of a text is the mean over its tokens.
+
+    BERT, MiniLM, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT and their like can be cut between any two layers. Of any
+    other model, only what comes after its pooled vector learns.
+    """
 
     def __init__(self, model: Any) -> None:
-        """`model` is a transformers encoder. Raises ConfigError for one that cannot be cut."""
+        """`model` is of the transformers library. Raises ConfigError for one that takes no texts."""
         super().__init__()
         if hasattr(model, "pooler"):
             model.pooler = None  # the mean over tokens stands in its place
         self.model = model.eval()
         self.width = int(model.config.hidden_size)
-        _probe(self)
+        self._can_be_cut = True
+        self._can_be_cut = _is_row(self)
 
     @classmethod
     def load(cls, card: BackboneCard) -> "TextEncoder":
@@ -47,15 +52,13 @@ class TextEncoder(Encoder):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """Wherever this architecture keeps them."""
-        for holder in ("encoder", "transformer"):
-            layers = getattr(getattr(self.model, holder, None), "layer", None)
-            if isinstance(layers, nn.ModuleList):
-                return layers
-        raise _unknown(self.model)
+        """None where the model cannot be cut."""
+        return _layers(self.model) if self._can_be_cut else nn.ModuleList()
 
     def embed(self, ids: Tensor, mask: Tensor) -> Hidden:  # type: ignore[override]
         """(batch, tokens) twice."""
+        if len(self.layers) == 0:
+            return Hidden(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
         return Hidden(self.model.embeddings(input_ids=ids), mask)
 
     def run(self, hidden: Hidden, layers: range) -> Hidden:
@@ -76,29 +79,31 @@ class TextEncoder(Encoder):
         self.model.set_attn_implementation("eager")
 
 
-def _probe(encoder: TextEncoder) -> None:
-    """Going through the layers one by one must be what the model itself does (position biases, say, get lost)."""
+def _layers(model: Any) -> nn.ModuleList:
+    """Wherever this architecture keeps them; none where that is unknown."""
+    for holder in ("encoder", "transformer"):
+        layers = getattr(getattr(model, holder, None), "layer", None)
+        if isinstance(layers, nn.ModuleList):
+            return layers
+    return nn.ModuleList()
+
+
+def _is_row(encoder: TextEncoder) -> bool:
+    """Whether going through the layers one by one is what the model itself does (position biases, say, get lost)."""
     model = encoder.model
-    ids = torch.randint(5, model.config.vocab_size, (2, 8), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones_like(ids)
+    mask = torch.ones(2, 8, dtype=torch.long)
     mask[1, 5:] = 0
-    try:
-        with torch.inference_mode():
+    with torch.inference_mode():
+        try:
+            ids = torch.randint(5, model.config.vocab_size, mask.shape, generator=torch.Generator().manual_seed(0))
             whole = encoder.pool(Hidden(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask))
+        except (TypeError, RuntimeError, AttributeError, ValueError) as error:
+            raise ConfigError(f"the architecture '{model.config.model_type}' takes no texts alone: {error}") from error
+        try:
             ours = encoder.pool(encoder.run(encoder.embed(ids, mask), range(len(encoder.layers))))
-            difference = (ours - whole).abs().max()
-    except (TypeError, RuntimeError, AttributeError) as error:
-        raise _unknown(model) from error
-    if difference > PROBE_TOLERANCE:
-        raise _unknown(model)
-
-
-def _unknown(model: Any) -> ConfigError:
-    kind = model.config.model_type
-    return ConfigError(
-        f"the architecture '{kind}' cannot be cut into layers here; BERT, MiniLM, RoBERTa, XLM-RoBERTa, ELECTRA and"
-        " DistilBERT can"
-    )
+        except (TypeError, RuntimeError, AttributeError):
+            return False
+    return bool((ours - whole).abs().max() <= PROBE_TOLERANCE)
 
 
 def _additive(mask: Tensor) -> Tensor:

@@ -4,13 +4,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     BertConfig,
     BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
     DistilBertConfig,
     DistilBertModel,
     ElectraConfig,
@@ -22,6 +27,7 @@ from transformers import (
     RobertaConfig,
     RobertaModel,
     ViTConfig,
+    ViTModel,
 )
 
 from regraft.errors import ConfigError
@@ -34,6 +40,7 @@ from training.backbone import open_backbone, open_preprocessor
 from training.cache import hidden_states
 from training.clock import Clock
 from training.dataset import read_dataset
+from training.export import FP32, Exported, principal_components, write_onnx
 from training.learning import Reader, Source
 from training.network import Network
 from training.text import TextEncoder
@@ -80,13 +87,38 @@ def test_cut_in_two_the_network_answers_as_the_whole(encoder: Any, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "encoder",
-    [MPNetModel(MPNetConfig(**SMALL)), GPT2Model(GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2))],
+    [
+        MPNetModel(MPNetConfig(**SMALL)),
+        GPT2Model(GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)),
+        DebertaV2Model(DebertaV2Config(**SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"])),
+        AlbertModel(AlbertConfig(**SMALL, embedding_size=16)),
+    ],
     ids=lambda encoder: encoder.config.model_type,
 )
-def test_an_architecture_that_cannot_be_cut_is_named(encoder: Any, tmp_path: Path) -> None:
+def test_of_an_architecture_that_cannot_be_cut_the_head_learns(encoder: Any, tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path)
     (tmp_path / "README.md").write_text(CARD)
-    with pytest.raises(ConfigError, match=rf"the architecture '{encoder.config.model_type}' cannot be cut"):
+    network = load(tmp_path)
+    assert [group.name for group in network.groups()] == ["head"]
+    ids, mask = torch.randint(5, 60, (3, 9), generator=torch.Generator().manual_seed(1)), torch.ones(3, 9).long()
+    mask[1, 4:] = 0
+    network.learning_mode(on=True)
+    network.dropout.eval()
+    with torch.no_grad():
+        states = encoder.eval()(input_ids=ids, attention_mask=mask).last_hidden_state * mask[:, :, None]
+        expected = network.head(states.sum(dim=1) / mask.sum(dim=1, keepdim=True))
+        torch.testing.assert_close(network(ids, mask).logits, expected)
+    write_onnx(Exported(network, 1.0, principal_components(np.eye(16, dtype=np.float32), 2)), tmp_path / FP32)
+    session = onnxruntime.InferenceSession(tmp_path / FP32)
+    (answered,) = session.run(["probabilities"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    assert np.abs(answered - expected.softmax(dim=1).numpy()).max() < 1e-5
+
+
+def test_an_architecture_that_takes_no_texts_is_named(tmp_path: Path) -> None:
+    small = {name: value for name, value in SMALL.items() if "token" not in name and name != "vocab_size"}
+    ViTModel(ViTConfig(**small, image_size=32, patch_size=8)).save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text(CARD)
+    with pytest.raises(ConfigError, match="the architecture 'vit' takes no texts alone"):
         load(tmp_path)
 
 

@@ -45,3 +45,7 @@ def test_what_seldom_ends_well_is_refused_unless_forced(settings: dict[str, obje
 
 def test_many_epochs_that_stop_early_are_allowed() -> None:
     assert boundaries(epochs=500)
+
+
+def test_a_backbone_without_layers_to_thaw_has_one_stage_and_is_not_refused() -> None:
+    assert [stage.boundary for stage in plan(Training(stages=3), 0, 10_000)] == [0]
