@@ -15,6 +15,7 @@ from regraft.errors import ConfigError
 from regraft.preprocessing.image import MOST_PIXELS
 
 IMAGE_BODY_BYTES = 10_000_000
+ALIKE_IMAGES = 0.995  # correlation of thumbnails
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -65,7 +66,10 @@ class Data(Section):
     columns: Columns = Columns()
     split: Literal["random", "time"] = Field("random", description="time: the newest rows are the test part")
     near_duplicates: float | None = Field(
-        0.8, ge=0.7, le=1, description="texts that share this much (Jaccard of 5 characters) stay in one part; or null"
+        0.8,
+        ge=0.7,
+        le=1,
+        description="inputs as alike as this stay in one part (Jaccard of 5 characters; images: correlation); or null",
     )
     validation: Share = 0.15
     test: Share = 0.15
@@ -207,7 +211,7 @@ class Task(Section):
             return values
         defaults: dict[str, dict[str, Any]] = {
             "serving": {"max_body_bytes": IMAGE_BODY_BYTES},
-            "data": {"near_duplicates": None},
+            "data": {"near_duplicates": ALIKE_IMAGES},
         }
         sections = {name: values.get(name, {}) for name in defaults}
         return values | {name: defaults[name] | one for name, one in sections.items() if isinstance(one, dict)}

@@ -145,7 +145,11 @@ def _front_matter(readme: Path) -> dict[str, Any]:
 
 def _config(folder: Path) -> Any:
     if timm := timm_config(folder):
-        return SimpleNamespace(model_type=timm["architecture"], license=timm.get("pretrained_cfg", {}).get("license"))
+        cfg = timm.get("pretrained_cfg", {})
+        size = cfg.get("input_size") or (3, 224, 224)
+        return SimpleNamespace(
+            model_type=timm["architecture"], license=cfg.get("license"), image_size=size[-1], num_channels=size[0]
+        )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

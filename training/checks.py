@@ -11,6 +11,7 @@ from typing import Any
 from regraft.errors import DataError
 from regraft.task import Task
 from training.data import Parts, Row, Table, part_counts
+from training.lookalikes import Looks
 from training.records import BadRow
 from training.split import Groups, Leak, leaks
 from training.suspects import suspects
@@ -65,7 +66,7 @@ class Findings:
         return asdict(self) | {"bad": [str(row) for row in self.bad], "leaks": [str(leak) for leak in self.leaks]}
 
 
-def inspect(task: Task, table: Table, groups: Groups, parts: Parts) -> Findings:
+def inspect(task: Task, table: Table, groups: Groups, parts: Parts, looks: Looks | None = None) -> Findings:
     """Wrong labels are looked for outside the test part alone, which nothing looks at before the last evaluation."""
     by_input: dict[str, list[Row]] = defaultdict(list)
     for row in table.rows:
@@ -82,7 +83,7 @@ def inspect(task: Task, table: Table, groups: Groups, parts: Parts) -> Findings:
         counts=counts,
         leaks=leaking,
         parts=part_counts(parts),
-        suspects=[str(one) for one in suspects([*parts.train, *parts.validation], seed=task.data.seed)],
+        suspects=[str(one) for one in suspects([*parts.train, *parts.validation], seed=task.data.seed, looks=looks)],
         errors=[*_too_many_bad(task, table), *_too_rare(counts), *_empty(parts), *_leaking(leaking)],
         notes=[*_few(counts), *_imbalance(counts), *_large_group(groups, len(table.rows)), *_absent(counts, parts)],
     )

@@ -10,6 +10,7 @@ from regraft.errors import DataError
 from regraft.task import Data, Task
 from training.checks import Findings, inspect, refuse
 from training.data import Parts, data_card, file_hash, read, split_hash
+from training.lookalikes import looks_of
 from training.split import grouped, split
 
 
@@ -31,9 +32,10 @@ class Examined(NamedTuple):
 def examine(task: Task) -> Examined:
     """Raises DataError only for files that cannot be read; all else that is wrong is in the findings."""
     table = read(task)
-    groups = grouped(table.rows, task.data.near_duplicates)
+    looks = looks_of(table.rows)
+    groups = grouped(table.rows, task.data.near_duplicates, looks)
     parts = split(groups.groups, task.data)
-    return Examined(parts, inspect(task, table, groups, parts), data_card(task, table, parts))
+    return Examined(parts, inspect(task, table, groups, parts, looks), data_card(task, table, parts))
 
 
 def read_dataset(task: Task) -> Dataset:
@@ -57,7 +59,8 @@ def split_again(card: dict[str, Any], task: Task) -> Parts:
     serving = task.serving.model_copy(update={"max_characters": card["max_characters"]})
     data = Data.model_validate(card["settings"] | {"files": files})
     then = task.model_copy(update={"data": data, "serving": serving, "labels": tuple(card["labels"])})
-    parts = split(grouped(read(then).rows, data.near_duplicates).groups, data)
+    rows = read(then).rows
+    parts = split(grouped(rows, data.near_duplicates, looks_of(rows)).groups, data)
     if split_hash(parts) != card.get("files_split_sha256", card["split_sha256"]):
         raise DataError("the parts do not come out as the card says; was it written by another release of Regraft?")
     return parts

@@ -1,18 +1,25 @@
 """How far the task's data is from what the backbone was pre-trained on, as far as its own preprocessing shows.
 
 texts -> the backbone's tokens -> unknown tokens, tokens for a word, texts that are cut -> notes
+images -> as the network sees them -> mean and deviation of each channel, images without colour -> notes
 """
 
 import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from tokenizers import Tokenizer
+
+from regraft.preprocessing import ImagePreprocessor, ImageSpec
 
 SAMPLE = 2000  # texts that are looked at
 UNKNOWN = 0.01  # of the tokens; text in the vocabulary's own language and script has next to none
 PIECES = 2.0  # tokens for a word: English prose has some 1.3 in an English vocabulary
 CUT = 0.05  # of the texts
+IMAGES = 300  # that are looked at
+FAR = 1.0  # deviations of the pre-training's colours
+GREY = 0.9  # of the images
 
 
 class TextShift(NamedTuple):
@@ -69,3 +76,41 @@ def _unknown_id(tokenizer_json: bytes, tokenizer: Tokenizer) -> int | None:
     named = model.get("unk_token")
     place: int | None = tokenizer.token_to_id(named) if named else model.get("unk_id")
     return place
+
+
+class ImageShift(NamedTuple):
+    """`distance` is how far the mean of a channel is, `spread` how wide its values are, in deviations of the
+    pre-training's, of the channel that is furthest off; `grey` a share of the images."""
+
+    distance: float
+    spread: float
+    grey: float
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.distance > FAR:
+            notes.append(
+                f"the images' colours are {self.distance:.1f} deviations from those that the backbone was trained on,"
+                f" {FAR:.0f} is usual at most: another kind of picture, or values that are scaled otherwise"
+            )
+        if not 0.5 <= self.spread <= 2:
+            notes.append(
+                f"the images have {self.spread:.1f} times the contrast of those that the backbone was trained on"
+            )
+        if self.grey > GREY:
+            notes.append(f"{self.grey:.0%} of the images are without colour, which the backbone has learned to look at")
+        return notes
+
+
+def image_shift(contents: Sequence[bytes], spec: ImageSpec) -> ImageShift:
+    """Of encoded images, against the mean and deviation that the backbone was trained with."""
+    found = np.stack([one.pixels for one in ImagePreprocessor(spec).encode(contents)])
+    pixels = found.reshape(-1, spec.channels) / 255  # (all pixels, channels)
+    std = np.asarray(spec.std)
+    spread = pixels.std(axis=0) / std
+    grey = (found == found[..., :1]).all(axis=(1, 2, 3)) if spec.channels == 3 else np.zeros(1)
+    return ImageShift(
+        distance=float(np.abs((pixels.mean(axis=0) - np.asarray(spec.mean)) / std).max()),
+        spread=float(spread[np.abs(np.log(np.maximum(spread, 1e-6))).argmax()]),
+        grey=float(grey.mean()),
+    )

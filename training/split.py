@@ -8,9 +8,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from regraft.task import Data
 from training.data import PARTS, Parts, Row
 from training.duplicates import Sets, similar
+from training.lookalikes import Looks, look_alike
 
 
 class Link(NamedTuple):
@@ -37,11 +40,11 @@ class Leak(NamedTuple):
         return f"{self.link} ({self.parts[0]} and {self.parts[1]})"
 
 
-def grouped(rows: Sequence[Row], near_duplicates: float | None) -> Groups:
-    """Rows joined by input, by likeness or by group id, directly or by way of others."""
+def grouped(rows: Sequence[Row], near_duplicates: float | None, looks: Looks | None = None) -> Groups:
+    """Rows joined by input, by likeness or by group id, directly or by way of others; `looks` are of images."""
     rows = sorted(rows, key=lambda row: row.id)
     sets, links = Sets(len(rows)), []
-    for first, second, why in _belonging(rows, near_duplicates):
+    for first, second, why in _belonging(rows, near_duplicates, looks or {}):
         if sets.join(first, second):
             links.append(Link(rows[first], rows[second], why))
     groups: dict[int, list[Row]] = defaultdict(list)
@@ -73,16 +76,23 @@ def leaks(links: Sequence[Link], parts: Parts) -> list[Leak]:
     return [Leak(link, (first, second)) for link, first, second in ends if first != second]
 
 
-def _belonging(rows: Sequence[Row], near_duplicates: float | None) -> Iterator[tuple[int, int, str]]:
+def _belonging(rows: Sequence[Row], near_duplicates: float | None, looks: Looks) -> Iterator[tuple[int, int, str]]:
     first_of: dict[tuple[str, str], int] = {}
+    same = "the same picture" if looks else "the same text"
     for index, row in enumerate(rows):
-        for kind, key in (("the same text", row.key), ("the same group", row.group)):
+        for kind, key in ((same, row.key), ("the same group", row.group)):
             if key and (first := first_of.setdefault((kind, key), index)) != index:
                 yield first, index, kind
     if near_duplicates is not None:
-        places = [index for (kind, _), index in first_of.items() if kind == "the same text"]
-        for pair in similar([rows[place].key for place in places], near_duplicates):
-            yield places[pair.first], places[pair.second], f"{pair.similarity:.0%} the same text"
+        places = [index for (kind, _), index in first_of.items() if kind == same]
+        keys = [rows[place].key for place in places]
+        alike = (
+            look_alike(np.stack([looks[key] for key in keys]), near_duplicates)
+            if looks
+            else similar(keys, near_duplicates)
+        )
+        for pair in alike:
+            yield places[pair.first], places[pair.second], f"{pair.similarity:.0%} {same}"
 
 
 def _by_time(groups: Sequence[Sequence[Row]], data: Data) -> list[list[Row]]:

