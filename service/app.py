@@ -48,7 +48,9 @@ class _AppFactory(ServiceAppFactory):  # type: ignore[misc]
 class _BentoService(BentoService[Any]):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> Any:
         self.inject_config()
-        return HotRoutes(app, _AppFactory(self, is_main=is_main)())
+        whole = _AppFactory(self, is_main=is_main)()
+        whole.router.default = app  # a path with a line break in it matches nothing that is mounted
+        return HotRoutes(app, whole)
 
 
 @bentoml.service(

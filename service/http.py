@@ -6,6 +6,7 @@ machinery for reading and writing them is left out, since it would cost more tha
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from http import HTTPStatus
@@ -36,6 +37,8 @@ OIP = "/v2"  # the paths of the Open Inference Protocol, whose errors have anoth
 _BEARER = HTTPBearer(scheme_name="key", description="an API key, where the server has keys", auto_error=False)
 _GUARDED = (401, 403, 429)
 
+_PARAMETERS = re.compile(r"{(\w+)}")  # of a path
+_NAME = {"type": "string", "minLength": 1}
 _MEANINGS = {
     400: "not JSON, or not UTF-8",
     401: "no key, or none that is known here",
@@ -59,6 +62,9 @@ class DirectRoute(APIRoute):
         if self.scopes:
             options["dependencies"] = [Security(_BEARER, scopes=list(self.scopes))]
             options["responses"] = documented_errors(*_GUARDED) | (options.get("responses") or {})
+        named = [{"name": name, "in": "path", "required": True, "schema": _NAME} for name in _PARAMETERS.findall(path)]
+        if named:
+            options["openapi_extra"] = {"parameters": named} | (options.get("openapi_extra") or {})
         super().__init__(path, endpoint, **options)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -173,13 +179,25 @@ def answer_error(request: Request, error: Exception) -> Response:
 
 def documented_body(kind: type[BaseModel], raw: Collection[str] = ()) -> dict[str, Any]:
     """For `openapi_extra`: the route reads this body, though FastAPI does not; or one of the `raw` types as it is."""
-    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema = kind.model_json_schema()
+    whole = _inlined(schema, schema.pop("$defs", {}))
     binary = {name: {"schema": {"type": "string", "format": "binary"}} for name in raw}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}, **binary}}}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": whole}, **binary}}}
 
 
 def documented_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """With definitions in the place of the references to them, which the page would not find."""
+    if isinstance(schema, list):
+        return [_inlined(one, definitions) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {name: _inlined(one, definitions) for name, one in schema.items()}
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

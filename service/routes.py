@@ -1,6 +1,7 @@
 """The HTTP interface: each handler reads a body, calls the core and writes the answer."""
 
 from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
@@ -51,6 +52,7 @@ _DOCUMENTED_KEY = {
 }
 # BentoML's own pages, which it routes after what is mounted.
 _PAGES = ("/", "/docs.json", "/static_content", "/assets")
+_PROBES = ("/livez", "/readyz", "/healthz", "/schema.json")  # and before it; what arrives here is no GET
 
 
 def build() -> FastAPI:
@@ -144,7 +146,9 @@ async def show_metrics(request: Request) -> Response:
     return Response(parts_of(request).metrics.render(), media_type=metrics.CONTENT_TYPE)
 
 
-async def _not_found(request: Request) -> Response:
+async def _elsewhere(request: Request) -> Response:
+    if request.url.path in _PROBES:
+        return answer_error(request, HTTPException(405, headers={"Allow": "GET"}))
     return answer_error(request, NotFound(f"there is nothing at {request.url.path}"))
 
 
@@ -152,17 +156,17 @@ class _Elsewhere(Route):
     """Every path that nothing else answers. Another method on a known path is not one of them: that is a 405."""
 
     def __init__(self, known: list[BaseRoute]) -> None:
-        super().__init__("/{path:path}", _not_found, include_in_schema=False)
+        super().__init__("/{path:path}", _elsewhere, include_in_schema=False)
         self._known = [route for route in known if route is not self]
         self.methods = None
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         path = scope.get("path", "")
-        if path in _PAGES or path.startswith(("/static_content/", "/assets/")):
+        if scope["type"] != "http" or path in _PAGES or path.startswith(("/static_content/", "/assets/")):
             return Match.NONE, {}
         if any(route.matches(scope)[0] is not Match.NONE for route in self._known):
             return Match.NONE, {}
-        return super().matches(scope)
+        return Match.FULL, {"endpoint": self.endpoint}  # whatever the path holds; the pattern would miss a line break
 
 
 def _shown(answer: Answer, prediction: PredictionMade) -> PredictionAnswer:
