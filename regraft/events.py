@@ -97,6 +97,7 @@ class FeedbackGiven(Event):
     label: str | None = None
     comment: str | None = None
     subject: str | None = None
+    trace_id: str | None = None
 
     @property
     def key(self) -> str:

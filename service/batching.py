@@ -33,19 +33,21 @@ class Outputs(NamedTuple):
     features: NDArray[np.float32]
 
 
+class BatchRun(NamedTuple):
+    """One run that ended well; `started` by time.perf_counter."""
+
+    size: int
+    seconds: float
+    started: float
+
+
 class Score(NamedTuple):
-    """What the network says of one input, and how long the input waited for a session."""
+    """What the network says of one input, how long the input waited for a session, and the run that it was part of."""
 
     probabilities: list[float]
     features: list[float]
     queue_seconds: float
-
-
-class BatchRun(NamedTuple):
-    """One run that ended well."""
-
-    size: int
-    seconds: float
+    run: BatchRun
 
 
 @dataclass(eq=False)
@@ -193,11 +195,12 @@ def _outcomes(
         if len(items) == 1:
             return [error], []
         parts = [_outcomes(run, [item]) for item in items]
-        return [outcome for one, _ in parts for outcome in one], [done for _, runs in parts for done in runs]
+        return [outcome for one, _ in parts for outcome in one], [one for _, runs in parts for one in runs]
+    done = BatchRun(len(items), time.perf_counter() - started, started)
     scores: list[Score | Exception] = [
-        Score(probabilities, features, started - item.since)
+        Score(probabilities, features, started - item.since, done)
         for item, probabilities, features in zip(
             items, outputs.probabilities.tolist(), outputs.features.tolist(), strict=True
         )
     ]
-    return scores, [BatchRun(len(items), time.perf_counter() - started)]
+    return scores, [done]

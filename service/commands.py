@@ -12,6 +12,7 @@ from regraft.cli import with_settings
 from regraft.errors import ConfigError
 from regraft.settings import Settings
 from service import NAME
+from service.trace import exporters
 
 KEEP_ALIVE_SECONDS = 75  # longer than most clients keep an idle connection, so that they are the ones to close it
 DRAIN_SECONDS = 30  # at a stop, before requests that still run are cut off
@@ -21,9 +22,9 @@ DRAIN_SECONDS = 30  # at a stop, before requests that still run are cut off
 @with_settings
 def serve(settings: Settings) -> None:
     """Answer predictions and take feedback over HTTP and gRPC until Ctrl-C."""
-    keys_file.guard(
-        settings.keys_file
-    )  # a mistake in it is a sentence here, and not a worker that dies again and again
+    # A mistake is a sentence here, and not a worker that dies again and again.
+    keys_file.guard(settings.keys_file)
+    exporters(os.environ)
     if settings.grpc_port:
         _check_free(settings.host, settings.grpc_port)
     command = [sys.executable, "-m", "bentoml", "serve", "service.app:Service"]

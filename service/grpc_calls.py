@@ -4,6 +4,7 @@ key -> caller; (room); bytes -> message -> handler -> message -> bytes. Bytes th
 fault, so they are read here and not by gRPC, which would call them an internal error.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -50,6 +51,7 @@ STATUSES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 CODE, RETRIABLE = "regraft-code", "regraft-retriable"  # trailing metadata of every error
+SPAN_STATUS = "rpc.response.status_code"
 PUSHBACK = "grpc-retry-pushback-ms"  # which gRPC's own retries wait for (gRFC A6)
 LONGEST_SENTENCE = 500  # clients take 8 kB of trailers, in which a character may take 12 bytes
 
@@ -68,16 +70,27 @@ def service(name: str, handlers: Mapping[str, Handler], parts: Parts) -> grpc.Ge
 async def _call(
     handler: Handler, kind: Any, parts: Parts, scopes: Sequence[Scope], where: str, body: bytes, context: Context
 ) -> bytes:
+    served, said = None, _metadata(context)
+    if parts.spans is not None and scopes:
+        served = parts.spans.grpc(where, said)
     try:
-        name = parts.guard.admit(_metadata(context, "authorization"), scopes)
-        trace = trace_id(_metadata(context, "traceparent"))
-        caller = Caller(name, trace, _metadata(context, "idempotency-key"))
+        name = parts.guard.admit(said.get("authorization"), scopes)
+        trace = parts.spans.trace_id() if served and parts.spans else trace_id(said.get("traceparent"))
+        caller = Caller(name, trace, said.get("idempotency-key"))
         with parts.gate if scopes else ALWAYS_OPEN:
             answer = await handler(_read(kind, body), caller)
         content: bytes = answer.SerializeToString()
+        if served is not None:
+            served.end(SPAN_STATUS, "OK")
         return content
+    except asyncio.CancelledError:
+        if served is not None:
+            served.end(SPAN_STATUS, "CANCELLED")
+        raise
     except Exception as error:  # noqa: BLE001
         problem = presentable(error, where)
+    if served is not None:
+        served.end(SPAN_STATUS, STATUSES[problem.status].name, failed=problem.status >= 500)
     parts.metrics.errors.labels(problem.code).inc()
     trailers = [(CODE, problem.code), (RETRIABLE, str(problem.retriable).lower())]
     if "Retry-After" in problem.headers:
@@ -94,8 +107,7 @@ def _read(kind: Any, body: bytes) -> Any:
         ) from error
 
 
-def _metadata(context: Context, wanted: str) -> str | None:
-    for name, value in context.invocation_metadata() or ():
-        if name == wanted and isinstance(value, str):
-            return value
-    return None
+def _metadata(context: Context) -> dict[str, str]:
+    """Of several entries of one name the first counts."""
+    entries = reversed(tuple(context.invocation_metadata() or ()))
+    return {name: value for name, value in entries if isinstance(value, str)}

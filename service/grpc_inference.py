@@ -96,9 +96,9 @@ class Feedback:
 
     async def give(self, request: Any, caller: Caller) -> Any:
         body = check(FeedbackBody, {field.name: value for field, value in request.ListFields()})
-        feedback = FeedbackGiven(**body.model_dump())
+        feedback = FeedbackGiven(**body.model_dump(), trace_id=caller.trace_id)
         given = await self._box.give(feedback, key=caller.idempotency_key, caller=caller.name)
-        return _Thanks(feedback_id=given.id, prediction_id=given.prediction_id)
+        return _Thanks(feedback_id=given.id, prediction_id=given.prediction_id, trace_id=given.trace_id)
 
 
 async def _inputs(task: Task, request: Any) -> Inputs:

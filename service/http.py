@@ -73,13 +73,17 @@ class DirectRoute(APIRoute):
         if scope["method"] not in methods:
             response = answer_error(request, HTTPException(405, headers={"Allow": ", ".join(methods)}))
         else:
+            parts, served = parts_of(request), None
+            if parts.spans is not None and self.scopes:
+                served = parts.spans.http(scope["method"], self.path, scope["path"], request.headers)
             try:
-                parts = parts_of(request)
                 request.state.caller = parts.guard.admit(request.headers.get("authorization"), self.scopes)
                 with parts.gate if self.scopes else ALWAYS_OPEN:
                     response = await self.endpoint(request)
             except Exception as error:  # noqa: BLE001
                 response = answer_error(request, error)
+            if served is not None:
+                served.end("http.response.status_code", response.status_code, failed=response.status_code >= 500)
         await response(scope, receive, send)
 
 
@@ -124,7 +128,9 @@ def caller_of(request: Request) -> str | None:
 
 
 def trace_of(request: Request) -> str | None:
-    return trace_id(request.headers.get("traceparent"))
+    """The caller's trace; where there are spans, one is begun for who has none."""
+    spans = parts_of(request).spans
+    return trace_id(request.headers.get("traceparent")) if spans is None else spans.trace_id()
 
 
 def media_type(request: Request) -> str:

@@ -1,7 +1,9 @@
 """What a worker process is made of, put together once from the settings, for every transport to use."""
 
+import asyncio
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from regraft import keys_file
 from regraft.eventlog import EventLog, open_log
@@ -20,6 +22,10 @@ from service.memory import Memory
 from service.metrics import Metrics
 from service.models import load
 from service.predictor import Predictor
+from service.trace import open_spans
+
+if TYPE_CHECKING:
+    from service.spans import Spans
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Parts:
     keeper: Keeper | None
     predictor: Predictor
     feedback: FeedbackBox
+    spans: "Spans | None"
 
     @classmethod
     def assemble(cls, settings: Settings) -> "Parts":
@@ -48,6 +55,7 @@ class Parts:
         following = Following(log, loading, metrics, memory, poll_seconds=settings.poll_seconds)
         journal = Journal(log)
         keeper = Keeper(InputStore(settings.inputs)) if task.input == "image" else None
+        spans = open_spans()
         return cls(
             task=task,
             guard=guard,
@@ -64,8 +72,10 @@ class Parts:
                 metrics,
                 keeper=keeper,
                 wait_for_log=settings.durability != "relaxed",
+                spans=spans,
             ),
             feedback=FeedbackBox(task, journal, metrics),
+            spans=spans,
         )
 
     async def start(self) -> None:
@@ -78,6 +88,8 @@ class Parts:
             self.keeper.close()
         await self.journal.close()
         self.log.close()
+        if self.spans is not None:
+            await asyncio.to_thread(self.spans.close)
 
 
 def _observe(metrics: Metrics, version: str, run: BatchRun) -> None:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from regraft.errors import DeadlineExceeded
 from regraft.events import CALLER, NAMED_VERSION, PredictionMade, Shadow
@@ -20,6 +21,9 @@ from service.journal import Journal
 from service.metrics import Metrics
 from service.models import Model
 from service.router import audited
+
+if TYPE_CHECKING:
+    from service.spans import Spans
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +68,12 @@ class Predictor:
         *,
         keeper: Keeper | None = None,
         wait_for_log: bool = True,
+        spans: "Spans | None" = None,
     ) -> None:
         """Without a journal predictions are answered and forgotten. `keeper` is for inputs that the event log has no
         room for; events then carry references to them."""
         self._keeper = keeper
+        self._spans = spans
         self._wait_for_log = wait_for_log
         self._timeout = task.serving.timeout_seconds
         self._audit = task.audit
@@ -119,7 +125,10 @@ class Predictor:
             )
             for index, score in enumerate(scores)
         ]
+        logging_since = time.perf_counter()
         logged = await self._log(predictions, request.inputs)
+        if self._spans is not None:
+            self._spans.predicted(scores, version=model.version, arm=arm, logging_since=logging_since)
         self._observe(predictions, scores, time.perf_counter() - started)
         return Answer(predictions, model.labels, logged)
 

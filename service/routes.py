@@ -123,9 +123,13 @@ async def feedback(request: Request) -> Response:
     parts = parts_of(request)
     body = parse(FeedbackBody, await read_body(request, parts.task.serving))
     given = await parts.feedback.give(
-        FeedbackGiven(**body.model_dump()), key=request.headers.get(IDEMPOTENCY_KEY), caller=caller_of(request)
+        FeedbackGiven(**body.model_dump(), trace_id=trace_of(request)),
+        key=request.headers.get(IDEMPOTENCY_KEY),
+        caller=caller_of(request),
     )
-    return json_response(FeedbackAnswer(feedback_id=given.id, prediction_id=given.prediction_id), 202)
+    return json_response(
+        FeedbackAnswer(feedback_id=given.id, prediction_id=given.prediction_id, trace_id=given.trace_id), 202
+    )
 
 
 async def release(request: Request) -> Response:

@@ -85,6 +85,7 @@ class BatchAnswer(BaseModel):
 class FeedbackAnswer(BaseModel):
     feedback_id: str
     prediction_id: str = Field(description="the id that the feedback will be joined to, in its normal form")
+    trace_id: str | None = Field(description="trace id of the request's traceparent header")
 
 
 class ServedRelease(BaseModel):
