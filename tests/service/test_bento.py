@@ -48,9 +48,10 @@ def bento_in(home: Path) -> Path:
 def test_the_bento_holds_the_ground_floor_and_the_service_alone(home: Path) -> None:
     source = bento_in(home) / "src"
     assert {path.relative_to(source).parts[0] for path in source.rglob("*.py")} == {"regraft", "service"}
+    assert {path.name for path in source.rglob("*.proto")} == {"open_inference.proto", "regraft.proto"}
     requirements = (bento_in(home) / "env" / "python" / "requirements.txt").read_text()
     names = {line.partition("==")[0] for line in requirements.splitlines() if "==" in line and line[0].isalpha()}
-    assert {"bentoml", "fastapi", "onnxruntime", "tokenizers"} <= names
+    assert {"bentoml", "fastapi", "onnxruntime", "tokenizers", "opentelemetry-exporter-otlp-proto-http"} <= names
     assert not names & {"torch", "torchvision", "transformers", "evidently", "duckdb", "pandas", "pyarrow"}
 
 

@@ -19,10 +19,11 @@ from tests.service.conftest import Installation, Server, installation_in, servin
 
 EXAMPLES = os.environ.get("REGRAFT_FUZZ_EXAMPLES")
 SECRET = "regraft_of-the-fuzzer"
-# What fits the page may still be no input of the task: an empty text, a label that there is not, a batch too large.
+# What fits the page may still be no input of the task: an empty text, an image, a label that there is not, a batch too
+# large.
 CONFIGURATION = """
 [checks.positive_data_acceptance]
-expected-statuses = [200, 202, 401, 404, 413, 422]
+expected-statuses = [200, 202, 401, 404, 413, 415, 422]
 
 # By chance alone no request would name the model.
 [dictionaries]

@@ -1,5 +1,6 @@
 """Two worker processes behind one port: ready together, counted together, unharmed by a full disk."""
 
+import re
 import resource
 from collections.abc import Iterator
 
@@ -45,6 +46,8 @@ def test_the_metrics_are_those_of_both_workers_together(pair: Server) -> None:
         assert pair.post("/predict", {"input": f"positive {number}"}).status_code == 200
     pair.post("/predict/batch", {"inputs": ["negative"] * 20})
     pair.post("/feedback", {"prediction_id": new_id(), "correct": True})
+    for _ in range(20):
+        assert pair.post("/predict", {"input": ""}).status_code == 422
     after = pair.samples()
 
     def grown(prefix: str) -> float:
@@ -59,8 +62,27 @@ def test_the_metrics_are_those_of_both_workers_together(pair: Server) -> None:
     assert grown('regraft_batch_size_sum{version="v1"}') == 80
     assert grown('regraft_inference_seconds_count{version="v1"}') == grown('regraft_batch_size_count{version="v1"}')
     assert grown('regraft_feedback_total{correct="true"}') == 1
+    assert grown('regraft_errors_total{code="invalid_input"}') == 20
     assert after['regraft_swaps_total{outcome="taken"}'] == 2
     assert after["regraft_candidate_share"] == 0
+
+
+def test_nothing_that_callers_say_becomes_a_label(pair: Server) -> None:
+    """Or else whoever asks for enough paths, versions or subjects would fill Prometheus."""
+    pair.post("/predict", {"input": "odd-text", "subject": "odd-subject", "metadata": {"odd-name": "odd-value"}})
+    pair.post("/feedback", {"prediction_id": new_id(), "correct": False, "label": "odd-label"})
+    for path in ("/odd-path", "/v2/models/odd-model/infer", "/v2/models/reviews/versions/odd-version/infer"):
+        assert pair.post(path, {}).status_code == 404
+    assert pair.client.request("PROPFIND", "/predict").status_code == 405
+    page = pair.get("/metrics").text.lower()
+    assert not re.search("odd|propfind", page)
+    labels: dict[str, set[str]] = {}
+    for name, value in re.findall(r'[{,](\w+)="([^"]*)"', page):
+        labels.setdefault(name, set()).add(value)
+    known = {"version", "arm", "label", "code", "correct", "outcome", "le"}
+    assert labels.keys() <= known, f"{labels.keys() - known}: is it bounded?"
+    assert labels["version"] == {"v1"}
+    assert labels["arm"] == {"production"}
 
 
 def test_all_workers_listen_on_the_port_for_grpc(pair: Server) -> None:
