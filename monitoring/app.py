@@ -32,6 +32,7 @@ from regraft.events import DriftMeasured, QueueReason, RetrainingRequested
 from regraft.ids import new_id
 from regraft.keys import Scope
 from regraft.preprocessing.image import MOST_PIXELS, open_image
+from regraft.versions import VersionStore
 
 LOGGER = logging.getLogger(__name__)
 MOST_REVIEWS = 1_000
@@ -48,6 +49,7 @@ SCOPES: Mapping[str, Sequence[Scope]] = {
     "/drift": (Scope.REVIEW, Scope.ADMIN),
     "/drift/{check_id}": (Scope.REVIEW, Scope.ADMIN),
     "/drift/check": (Scope.ADMIN,),
+    "/versions/{version}/report": (Scope.REVIEW, Scope.ADMIN),
     "/retraining": (Scope.ADMIN,),
 }
 _BEARER = HTTPBearer(scheme_name="key", description="an API key, where the monitor has keys", auto_error=False)
@@ -128,6 +130,7 @@ def create_app(monitor: Monitor) -> FastAPI:
     app.add_api_route("/drift", drift_checks)
     app.add_api_route("/drift/check", check_drift, methods=["POST"])
     app.add_api_route("/drift/{check_id}", drift_report, response_class=HTMLResponse)
+    app.add_api_route("/versions/{version}/report", version_report, response_class=HTMLResponse)
     app.add_api_route("/retraining", request_retraining, methods=["POST"], status_code=202)
     app.add_exception_handler(RegraftError, _known_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)
@@ -218,6 +221,13 @@ def drift_report(request: Request, check_id: str) -> HTMLResponse:
     policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; font-src data:"
     content = _monitor(request).reports.read(check_id.removesuffix(".html"))
     return HTMLResponse(content, headers={"Content-Security-Policy": f"sandbox allow-scripts; {policy}"})
+
+
+def version_report(request: Request, version: str) -> HTMLResponse:
+    """How good the version is, against what, and where it fails, as it was when the version was made."""
+    content = VersionStore(_monitor(request).settings.versions).read(version, "report.html")
+    policy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # it has no scripts at all
+    return HTMLResponse(content, headers={"Content-Security-Policy": policy})
 
 
 def check_drift(request: Request) -> Response:

@@ -110,6 +110,25 @@ class Training(Section):
     force: bool = Field(False, description="do what would be refused: all layers at once, further stages on few rows")
 
 
+class Report(Section):
+    """What else is measured of a version, for its report."""
+
+    robustness_rows: int = Field(200, ge=1, description="test rows that are asked again in worse and worse shape")
+    scratch_seconds: float = Field(
+        600, gt=0, description="at most so long is spent on the same network from scratch, where that is asked for"
+    )
+
+
+class Value(Section):
+    """What wrong answers cost, so that the report can say what a version is worth."""
+
+    errors: dict[str, dict[str, Annotated[float, Field(ge=0)]]] = Field(
+        min_length=1, description="truth -> wrong answer -> cost of one; what is not named costs nothing"
+    )
+    volume: int = Field(1_000, ge=1, description="predictions a month")
+    currency: str = Field("", description="shown beside the figures")
+
+
 class Export(Section):
     """The ONNX artifacts."""
 
@@ -195,6 +214,8 @@ class Task(Section):
     compare: Compare = Compare()
     data: Data
     training: Training = Training()
+    report: Report = Report()
+    value: Value | None = None
     export: Export = Export()
     serving: Serving = Serving()
     audit: Audit = Audit()
@@ -228,6 +249,11 @@ class Task(Section):
             raise ValueError("data.split: time needs data.columns.time")
         if self.drift.minimum > self.drift.window:
             raise ValueError("drift.minimum must not exceed drift.window")
+        for truth, costs in self.value.errors.items() if self.value else ():
+            if unknown := {truth, *costs} - set(self.labels):
+                raise ValueError(f"value.errors: unknown label {min(unknown)!r}")
+            if truth in costs:
+                raise ValueError(f"value.errors: {truth!r} for {truth!r} is no error")
         return self
 
     @classmethod

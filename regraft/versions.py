@@ -143,6 +143,19 @@ class VersionStore:
                 raise VersionRefused(f"file {name} of version {version} is missing or damaged", version=version)
         return folder
 
+    def read(self, version: str, name: str) -> bytes:
+        """One file of a version, held against its hash. Raises NotFound or VersionRefused."""
+        entry = self.manifest(version).files.get(name)
+        if entry is None:
+            raise NotFound(f"version {version} has no {name}")
+        try:
+            body: bytes = self._fs.cat_file(self._path(version, name))
+        except FileNotFoundError:
+            body = b""
+        if hashlib.sha256(body).hexdigest() != entry.sha256:
+            raise VersionRefused(f"file {name} of version {version} is missing or damaged", version=version)
+        return body
+
     def _names(self) -> Iterator[str]:
         if not self._fs.exists(self._root):
             return

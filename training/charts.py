@@ -1,21 +1,23 @@
-"""The report's pictures, as SVG text that stands in the page itself."""
+"""The report's curves, as SVG text that stands in the page itself."""
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from matplotlib.ticker import PercentFormatter
 
-from regraft.versions import Metric
-from training.calibrate import bins
-from training.progress import Point
+from regraft.versions import Manifest
+from training.calibrate import Bin, Calibrated
+from training.robustness import Curve
+from training.scratch import Scratch
 
-INK, QUIET, BLUE, ORANGE = "#1f2933", "#9aa5b1", "#2563a8", "#c2571a"
+INK, QUIET, LINE, BLUE = "#1f2933", "#9aa5b1", "#e4e7eb", "#2563a8"
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -23,107 +25,118 @@ STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": QUIET,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
     "axes.labelcolor": INK,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
+    "ytick.major.size": 0,
     "svg.fonttype": "none",
     "svg.hashsalt": "regraft",
 }
 
 
-def learning_curves(curve: Sequence[Point], best_step: int) -> str:
+def learning(curve: Sequence[Mapping[str, Any]], best_step: int) -> str:
     """Loss, accuracy and macro F1 of both parts over the batches, on scales that are shared between them."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 2.9), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
-        _curve(left, curve, "loss")
-        _curve(middle, curve, "accuracy")
-        _curve(right, curve, "macro_f1")
-        for axes in (middle, right):
-            axes.set_ylim(0, 1)
-        for axes in (left, middle, right):
+        figure = Figure(figsize=(9.6, 2.7), layout="constrained")
+        panels = figure.subplots(1, 3)
+        for axes, metric in zip(panels, ("loss", "accuracy", "macro_f1"), strict=True):
+            for part, color in (("train", QUIET), ("validation", BLUE)):
+                values = [point[f"{part}_{metric}"] for point in curve]
+                label = "training" if part == "train" else part
+                axes.plot([point["step"] for point in curve], values, color=color, marker=".", label=label)
             axes.axvline(best_step, color=QUIET, linewidth=0.8, linestyle=":")
-        left.legend(frameon=False)
-        return _svg(figure)
+            axes.set_title(metric.replace("_", " ").replace("f1", "F1"), fontsize=9, loc="left")
+            axes.set(xlabel="batches", ylim=(0, 1 if metric != "loss" else None))
+        panels[0].legend(frameon=False)
+        last = curve[-1]
+        return _svg(figure, f"Learning curves over {last['step']} batches; the best point is at batch {best_step}.")
 
 
-def gradient_norms(curve: Sequence[Point]) -> str:
-    """How hard each layer group is pulled at, over the batches; the head first."""
+def race(curve: Sequence[Mapping[str, Any]], scratch: Scratch, manifest: Manifest) -> str:
+    """Quality over seconds of training: fine-tuned, its frozen layers run first, and from scratch."""
+    first = manifest.training["seconds"].get("run the frozen layers", 0.0)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 2.6), layout="constrained")
+        figure = Figure(figsize=(6.4, 2.6), layout="constrained")
         axes = figure.subplots()
-        groups = list(dict.fromkeys(group for point in curve for group in point.gradient_norms))
+        tuned = [(first + point["seconds"], point["validation_macro_f1"]) for point in curve]
+        axes.plot(*np.array(tuned).T, color=BLUE, marker=".", label="fine-tuned")
+        tried = [(moment.seconds, moment.macro_f1) for moment in scratch.moments]
+        axes.plot(*np.array(tried).T, color=QUIET, marker=".", label="from scratch")
+        axes.set(xlabel="seconds", ylim=(0, 1), xlim=(0, None))
+        axes.legend(frameon=False, loc="lower right")
+        return _svg(figure, f"From scratch: at best {scratch.best.macro_f1:.3f} after {scratch.best.seconds:.0f} s.")
+
+
+def gradients(curve: Sequence[Mapping[str, Any]]) -> str:
+    """How hard each layer group is pulled at, over the batches; the head first."""
+    groups = list(dict.fromkeys(group for point in curve for group in point["gradient_norms"]))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.4), layout="constrained")
+        axes = figure.subplots()
         shades = mpl.colormaps["viridis"](np.linspace(0.85, 0.1, len(groups)))
         for group, shade in zip(groups, shades, strict=True):
-            points = [(point.step, point.gradient_norms.get(group, np.nan)) for point in curve]
+            points = [(point["step"], point["gradient_norms"].get(group, np.nan)) for point in curve]
             axes.plot(*np.array(points).T, color=shade, linewidth=1.4, marker=".", label=group)
-        axes.set(xlabel="batches", ylabel="gradient norm", yscale="log")
+        axes.set(xlabel="batches", yscale="log")
+        axes.set_title("gradient norm", fontsize=9, loc="left")
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        return _svg(figure)
+        last = ", ".join(f"{group} {norm:.2g}" for group, norm in curve[-1]["gradient_norms"].items())
+        return _svg(figure, f"Gradient norm of each layer group over the batches; at the last point: {last}.")
 
 
-def confusion(counts: NDArray[np.int64], labels: Sequence[str]) -> str:
-    """Rows are the truth; the shade is the share of the row."""
-    with mpl.rc_context(STYLE):
-        size = max(3.2, 0.55 * len(labels) + 1.6)
-        figure = Figure(figsize=(size + 0.6, size), layout="constrained")
-        axes = figure.subplots()
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.set_xticks(range(len(labels)), labels, rotation=45 if len(labels) > 4 else 0)
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set(xlabel="answered", ylabel="truth")
-        axes.spines[:].set_visible(False)
-        if len(labels) <= 20:
-            for (row, column), count in np.ndenumerate(counts):
-                color = "white" if shares[row, column] > 0.5 else INK
-                axes.text(column, row, str(count), ha="center", va="center", color=color)
-        return _svg(figure)
-
-
-def reliability(before: NDArray[np.floating], after: NDArray[np.floating], truth: NDArray[np.int64]) -> str:
+def reliability(measured: Calibrated, labels: int) -> str:
     """Accuracy against confidence, before and after the temperature; on the diagonal confidence means what it says."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.9, 3.5), layout="constrained")
+        figure = Figure(figsize=(3.9, 3.4), layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle=":")
-        for probabilities, name, color in ((before, "before", QUIET), (after, "after", BLUE)):
-            confidence, accuracy, share = np.array(bins(probabilities, truth)).T
-            axes.plot(confidence, accuracy, color=color, linewidth=1, label=name)
-            axes.scatter(confidence, accuracy, s=12 + 220 * share, color=color, alpha=0.7, linewidth=0)
-        low = min(0.9, 1 / before.shape[1])
+        _bins(axes, measured.bins_before, "before", QUIET)
+        _bins(axes, measured.bins_after, "after", BLUE)
+        low = min(0.9, 1 / labels)
         axes.set(xlabel="confidence", ylabel="accuracy", xlim=(low, 1.02), ylim=(0, 1.02))
         axes.legend(frameon=False, loc="lower right")
-        return _svg(figure)
+        return _svg(figure, f"Accuracy against confidence; the mean gap is {measured.ece_after:.3f}.")
 
 
-def intervals(rows: Sequence[tuple[str, Metric]]) -> str:
-    """One line a model: its value and the 95% interval."""
+def robustness(curves: Sequence[Curve]) -> str:
+    """Accuracy against severity, one panel a change, with 95% intervals."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.9, 0.36 * len(rows) + 0.7), layout="constrained")
-        axes = figure.subplots()
-        for place, (_, metric) in enumerate(reversed(rows)):
-            color = BLUE if place == len(rows) - 1 else QUIET
-            axes.plot([metric.low, metric.high], [place, place], color=color, linewidth=2)
-            axes.plot(metric.value, place, "o", color=color, markersize=6)
-        axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
-        axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4))
-        axes.grid(axis="x", color="#e4e7eb", linewidth=0.6)
-        axes.tick_params(axis="y", length=0)
-        return _svg(figure)
+        figure = Figure(figsize=(9.6, 2.7), layout="constrained")
+        panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+        for axes, curve in zip(panels, curves, strict=True):
+            places = np.arange(len(curve.points))
+            for metric, color in (("macro_f1", QUIET), ("accuracy", BLUE)):
+                figures = [getattr(point, metric) for point in curve.points]
+                axes.fill_between(
+                    places, [f.low for f in figures], [f.high for f in figures], color=color, alpha=0.12, linewidth=0
+                )
+                label = metric.replace("_f1", " F1")
+                axes.plot(places, [f.value for f in figures], color=color, marker="o", markersize=4, label=label)
+            names = [point.severity.replace(" of ", "\nof ").replace("first ", "first\n") for point in curve.points]
+            axes.set_xticks(places, [name.replace("as it is", "as\nit is") for name in names], fontsize=8)
+            axes.set_title(curve.change, fontsize=9, loc="left")
+            axes.set_ylim(0, 1)
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        panels[-1].legend(frameon=False, loc="lower left")
+        worst = "; ".join(f"{one.change}: {one.points[-1].accuracy.value:.0%} at the most severe" for one in curves)
+        return _svg(figure, f"Accuracy and macro F1 on changed inputs. {worst}.")
 
 
-def _curve(axes: Axes, curve: Sequence[Point], metric: str) -> None:
-    steps = [point.step for point in curve]
-    for part, color in (("train", QUIET), ("validation", BLUE)):
-        values = [getattr(point, f"{part}_{metric}") for point in curve]
-        axes.plot(steps, values, color=color, linewidth=1.4, marker=".", label="training" if part == "train" else part)
-    axes.set(title=metric.replace("_", " ").replace("f1", "F1"), xlabel="batches")
+def _bins(axes: Axes, bins: Sequence[Bin], name: str, color: str) -> None:
+    confidence, accuracy, share = np.array(bins).T
+    axes.plot(confidence, accuracy, color=color, linewidth=1, label=name)
+    axes.scatter(confidence, accuracy, s=12 + 220 * share, color=color, alpha=0.7, linewidth=0)
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, said: str) -> str:
+    """`said` is what a reader who sees no pictures is told."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    return re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.DOTALL)
+    return svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(said)}"', 1)

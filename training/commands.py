@@ -1,4 +1,4 @@
-"""The commands of this part: check the data, train a version, run the retraining worker."""
+"""The commands of this part: check the data, train a version, report on one, run the retraining worker."""
 
 import json
 import logging
@@ -63,8 +63,9 @@ def compare(settings: Settings, sources: tuple[str, ...]) -> None:
 
 @click.command()
 @click.option("--run", help="go on with this run, or name a new one")
+@click.option("--thorough", is_flag=True, help="train the same network from scratch too, for the report")
 @with_settings
-def train(settings: Settings, run: str | None) -> None:
+def train(settings: Settings, run: str | None, thorough: bool) -> None:
     """Fine-tune the task's backbone on its data and publish a version; the first one goes into production.
 
     Several processes train it together where `accelerate launch` or `torchrun` starts them: their first one does the
@@ -91,12 +92,36 @@ def train(settings: Settings, run: str | None) -> None:
         click.echo(f"run {run}")
         dataset = read_dataset(task)
         click.echo("\n".join(dataset.findings))
-        manifest = fine_tune(task, dataset, folder, version=run, team=team)
+        manifest = fine_tune(task, dataset, folder, version=run, team=team, thorough=thorough)
         manifest = store.publish(version_folder(folder), manifest)
     tidy(folder)
     click.echo("\n" + results_table(manifest))
     click.echo(f"\nreport: {report_path(settings, run)}")
     click.echo(release_first(open_log(settings.log), run))
+
+
+@click.command()
+@click.argument("version")
+@click.option("--out", type=click.Path(path_type=Path), help="where to write it  [default: reports/ in the home]")
+@click.option("--compare", "other", help="set this version beside it")
+@click.option("--open", "show", is_flag=True, help="open it in the browser")
+@with_settings
+def report(settings: Settings, version: str, out: Path | None, other: str | None, show: bool) -> None:
+    """Make the report of VERSION anew from what the version holds, one file to read or send on."""
+    _share_the_processor()
+    from training.beside import Beside
+    from training.report import render
+
+    store = VersionStore(settings.versions)
+    folder, manifest = store.fetch(version), store.manifest(version)
+    beside = Beside.of((folder, manifest), (store.fetch(other), store.manifest(other))) if other else None
+    name = f"{version}-beside-{other}.html" if other else f"{version}.html"
+    file = out or settings.home / "reports" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(render(folder, manifest, beside), encoding="utf-8")
+    click.echo(f"report: {file}")
+    if show:
+        click.launch(str(file))
 
 
 @click.command()

@@ -6,46 +6,63 @@ A bootstrap resample of n rows is a multinomial draw of how often each combinati
 the cost depends on how many combinations there are, not on n, and models are compared on the same resamples (paired).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from regraft.versions import Metric
 
 Ints = NDArray[np.int64]
 Reals = NDArray[np.float64]
 
+AVERAGED = ("accuracy", "macro_f1", "macro_precision", "macro_recall", "weighted_f1")
+AT_ONCE = 4_000_000  # counts that are held in memory together
+NORMAL_FROM = 5_000  # different values, from which on their mean is as good as normal
+
 
 class Evaluation(NamedTuple):
-    """`metrics` by name: accuracy, macro_f1, and precision, recall and f1 of each label as `f1/<label>`."""
+    """`metrics` by name: those of AVERAGED, and precision, recall and f1 of each label as `f1/<label>`."""
 
     metrics: dict[str, Metric]
     confusion: Ints  # (labels, labels), rows are the truth
 
 
+class Tallies(NamedTuple):
+    """What metrics are made of; each is (resamples, labels)."""
+
+    right: Reals
+    answered: Reals
+    true: Reals
+
+    @classmethod
+    def of(cls, confusions: Reals) -> Self:
+        """Of (resamples, labels, labels), rows the truth."""
+        return cls(np.diagonal(confusions, axis1=1, axis2=2), confusions.sum(axis=1), confusions.sum(axis=2))
+
+
 def evaluate(truth: Ints, predicted: Ints, labels: Sequence[str], *, resamples: int, seed: int) -> Evaluation:
     """All metrics of one model."""
-    confusions = _confusions(np.stack([truth, predicted]), 1, len(labels), resamples, seed)
-    metrics = {name: _metric(values) for name, values in metrics_of(confusions, labels).items()}
-    return Evaluation(metrics, confusions[0].astype(np.int64))
+    (tallies,) = _resampled(np.stack([truth, predicted]), len(labels), resamples, seed)
+    metrics = {name: _metric(values) for name, values in metrics_of(tallies, labels).items()}
+    return Evaluation(metrics, confusion_of(truth, predicted, len(labels)))
 
 
 def compare(
     truth: Ints, ours: Ints, theirs: Ints, labels: Sequence[str], *, resamples: int, seed: int
 ) -> dict[str, Metric]:
-    """Ours minus theirs in accuracy and macro F1, on the same rows and the same resamples."""
-    columns = np.stack([truth, ours, theirs])
-    first = metrics_of(_confusions(columns, 1, len(labels), resamples, seed), labels)
-    second = metrics_of(_confusions(columns, 2, len(labels), resamples, seed), labels)
-    return {name: _metric(first[name] - second[name]) for name in ("accuracy", "macro_f1")}
+    """Ours minus theirs in each of AVERAGED, on the same rows and the same resamples."""
+    both = _resampled(np.stack([truth, ours, theirs]), len(labels), resamples, seed)
+    first, second = (metrics_of(tallies, labels) for tallies in both)
+    return {name: _metric(first[name] - second[name]) for name in AVERAGED}
 
 
 def evaluate_baselines(
     truth: Ints, ours: Ints, baselines: Mapping[str, Ints], labels: Sequence[str], *, resamples: int, seed: int
 ) -> dict[str, dict[str, Metric]]:
-    """Accuracy and macro F1 of each baseline, and how much better ours is: `gain/accuracy`, `gain/macro_f1`."""
+    """The averaged metrics of each baseline, and how much better ours is: `gain/accuracy` and so on."""
     results: dict[str, dict[str, Metric]] = {}
     for name, theirs in baselines.items():
         metrics = evaluate(truth, theirs, labels, resamples=resamples, seed=seed).metrics
@@ -54,17 +71,22 @@ def evaluate_baselines(
     return results
 
 
-def metrics_of(confusions: Reals, labels: Sequence[str]) -> dict[str, Reals]:
-    """Metrics of each confusion matrix in (resamples, labels, labels).
+def metrics_of(tallies: Tallies, labels: Sequence[str]) -> dict[str, Reals]:
+    """Metrics of each resample.
 
     A label that nothing was predicted as has precision 0, one that no row has recall 0 (as scikit-learn does), and F1
     is 0 where both are.
     """
-    right = np.diagonal(confusions, axis1=1, axis2=2)
-    precision = _share(right, confusions.sum(axis=1))
-    recall = _share(right, confusions.sum(axis=2))
-    f1 = _share(2 * right, confusions.sum(axis=1) + confusions.sum(axis=2))
-    metrics = {"accuracy": right.sum(axis=1) / confusions.sum(axis=(1, 2)), "macro_f1": f1.mean(axis=1)}
+    right, answered, true = tallies
+    precision, recall, f1 = _share(right, answered), _share(right, true), _share(2 * right, answered + true)
+    total = true.sum(axis=1)
+    metrics = {
+        "accuracy": right.sum(axis=1) / total,
+        "macro_f1": f1.mean(axis=1),
+        "macro_precision": precision.mean(axis=1),
+        "macro_recall": recall.mean(axis=1),
+        "weighted_f1": (f1 * true).sum(axis=1) / total,
+    }
     for index, label in enumerate(labels):
         metrics |= {
             f"precision/{label}": precision[:, index],
@@ -75,19 +97,53 @@ def metrics_of(confusions: Reals, labels: Sequence[str]) -> dict[str, Reals]:
 
 
 def macro_f1(truth: Ints, predicted: Ints, classes: int) -> float:
-    confusion = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(1, classes, classes)
-    return float(metrics_of(confusion.astype(np.float64), [str(index) for index in range(classes)])["macro_f1"][0])
+    answered, true = np.bincount(predicted, minlength=classes), np.bincount(truth, minlength=classes)
+    right = np.bincount(truth[truth == predicted], minlength=classes)
+    return float(_share((2 * right).astype(np.float64), (answered + true).astype(np.float64)).mean())
 
 
-def _confusions(columns: Ints, which: int, classes: int, resamples: int, seed: int) -> Reals:
-    """Row 0 is the truth, `which` the model. The first matrix is that of the data itself, the rest of resamples."""
+def confusion_of(truth: Ints, predicted: Ints, classes: int) -> Ints:
+    """(classes, classes), rows are the truth."""
+    counts: Ints = np.bincount(truth * classes + predicted, minlength=classes**2).astype(np.int64)
+    return counts.reshape(classes, classes)
+
+
+def mean(values: NDArray[np.floating], *, resamples: int, seed: int) -> Metric:
+    """The mean of one value a row with its interval: bootstrapped, or where there are very many, by normal theory."""
+    levels, counts = np.unique(values.astype(np.float64), return_counts=True)
+    if len(levels) > NORMAL_FROM:
+        middle, spread = float(values.mean()), 1.96 * float(values.std()) / np.sqrt(len(values))
+        return Metric(value=middle, low=middle - spread, high=middle + spread)
+    found = [weights @ levels for weights in _weights(counts, resamples, seed)]
+    return _metric(np.concatenate(found) / counts.sum())
+
+
+def _resampled(columns: Ints, classes: int, resamples: int, seed: int) -> list[Tallies]:
+    """Row 0 is the truth, each other row a model. The first tally is that of the data itself, the rest of resamples."""
     cells, counts = np.unique(columns, axis=1, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    weights = np.concatenate([counts[None, :], draws]).astype(np.float64)  # (1 + resamples, cells)
-    confusions = np.zeros((len(weights), classes * classes))
-    for cell, place in enumerate(cells[0] * classes + cells[which]):
-        confusions[:, place] += weights[:, cell]
-    return confusions.reshape(-1, classes, classes)
+    truth, every = cells[0], np.ones(len(counts))
+    sums = [_indicator(truth, every, classes)]
+    for answers in cells[1:]:
+        sums += [_indicator(truth, answers == truth, classes), _indicator(answers, every, classes)]
+    blocks = [[weights @ one for one in sums] for weights in _weights(counts, resamples, seed)]
+    true, *models = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return [Tallies(*pair, true) for pair in zip(models[::2], models[1::2], strict=True)]
+
+
+def _weights(counts: Ints, resamples: int, seed: int) -> Iterator[Reals]:
+    """How often each cell is there, in the data itself and then in each resample: blocks of (some, cells)."""
+    generator, total = np.random.default_rng(seed), counts.sum()
+    yield counts[None, :].astype(np.float64)
+    block = max(1, AT_ONCE // len(counts))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        yield generator.multinomial(total, counts / total, size=size).astype(np.float64)
+
+
+def _indicator(places: Ints, values: NDArray[np.generic], classes: int) -> csr_array:
+    """(cells, classes): the value of each cell in the column of its place."""
+    cells = len(places)
+    return csr_array((values.astype(np.float64), (np.arange(cells), places)), shape=(cells, classes))
 
 
 def _share(part: Reals, whole: Reals) -> Reals:

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 from pydantic import BaseModel, ConfigDict
 
-from regraft.preprocessing import TextPreprocessor
+from regraft.preprocessing import Preprocessor, load_preprocessor
 from regraft.versions import read_golden
 
 ROUNDS = 150
@@ -51,7 +51,7 @@ def main(folder: Path, file: str) -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(folder / file, options, providers=["CPUExecutionProvider"])
-    preprocessor = TextPreprocessor.load(folder)
+    preprocessor: Preprocessor = load_preprocessor(folder)
     inputs = [example["input"] for example in read_golden(folder)]
     took: list[float] = []
     while len(took) < WARM_UP + ROUNDS and sum(took) < SECONDS:

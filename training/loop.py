@@ -30,7 +30,7 @@ from regraft.task import Training
 from training import checkpoint
 from training.cache import HiddenStates, batches_by_length
 from training.diagnosis import diagnose
-from training.evaluate import metrics_of
+from training.evaluate import Tallies, metrics_of
 from training.losses import Loss, contrastive
 from training.network import Hidden, Network
 from training.optimizer import clip_gradients, gradients, make_optimizer, set_learning_rate
@@ -140,7 +140,7 @@ def run_stage(
                     if judge(progress, point, settings.patience):
                         best = network.trained_state()
                     watch(progress)
-                    progress.seconds = before + time.monotonic() - started
+                    point.seconds = progress.seconds = before + time.monotonic() - started
                     if board:
                         write_point(board, point)
                         checkpoint.save(folder / CHECKPOINT, progress, network.trained_state(), best, optimizer)
@@ -286,11 +286,14 @@ def validate(
 def averages(confusion: Tensor) -> dict[str, float]:
     """Accuracy, and macro averages of precision, recall and F1."""
     names = [str(index) for index in range(len(confusion))]
-    metrics = metrics_of(confusion.double().numpy()[None], names)
+    metrics = metrics_of(Tallies.of(confusion.double().numpy()[None]), names)
     averaged = {
-        metric: float(np.mean([metrics[f"{metric}/{name}"][0] for name in names])) for metric in ("precision", "recall")
+        "precision": "macro_precision",
+        "recall": "macro_recall",
+        "accuracy": "accuracy",
+        "macro_f1": "macro_f1",
     }
-    return averaged | {name: float(metrics[name][0]) for name in ("accuracy", "macro_f1")}
+    return {said: float(metrics[name][0]) for said, name in averaged.items()}
 
 
 def judge(progress: Progress, point: Point, patience: int | None) -> bool:

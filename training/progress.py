@@ -33,6 +33,7 @@ class Point:
     validation_macro_f1: float
     learning_rate: float
     gradient_norms: dict[str, float] = field(default_factory=dict)
+    seconds: float = field(default=0.0, compare=False)  # of training until here
 
 
 @dataclass

@@ -1,101 +1,103 @@
-"""One page that says how good a version is, against what, and where it fails; readable offline.
+"""One page that says how good a version is, against what, at what cost, and where it fails; readable offline.
 
-Results -> pictures and tables -> templates/report.html.jinja -> HTML without a single link to elsewhere
+a version's folder (proof.json, data_card.json, comparison.json of a candidate) and manifest -> words, tables, curves
+-> templates/report.html.jinja -> HTML without a single link to elsewhere
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import NDArray
+from pydantic import BaseModel
 
-from regraft.task import Task
 from regraft.versions import Manifest, Metric
-from training import charts
-from training.calibrate import warmer
-from training.data import Row
-from training.progress import Progress
+from training import charts, summary
+from training.beside import Beside
+from training.proof import Proof
+from training.slices import Slice
+from training.value import Worth
 
-WORST = 15
-
-
-class Results(NamedTuple):
-    """All that the page shows; `truth` (rows,) and `probabilities` (rows, labels) are of the test part."""
-
-    task: Task
-    manifest: Manifest
-    findings: Sequence[str]
-    card: dict[str, Any]
-    progress: Progress
-    confusion: NDArray[np.int64]
-    test: Sequence[Row]
-    truth: NDArray[np.int64]
-    probabilities: NDArray[np.float32]
+REPORT, COMPARISON = "report.html", "comparison.json"
+MOST_LABELS = 20  # that a confusion matrix is shown of; above, its largest cells
+MOST_CONFUSIONS = 20
 
 
-class Mistake(NamedTuple):
-    id: str
-    text: str
-    truth: str
-    answer: str
-    confidence: float
-    truth_probability: float
+class Compared(BaseModel):
+    """A candidate and production on the same rows."""
+
+    rows: int
+    candidate_accuracy: float
+    production_accuracy: float
+    difference: dict[str, Metric]  # candidate minus production
+    worth: Worth | None = None
 
 
-def write_report(file: Path, results: Results) -> None:
-    environment = Environment(
-        loader=PackageLoader("training"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"interval": interval, "size": size}
-    page = environment.get_template("report.html.jinja")
-    manifest = results.manifest
-    before = warmer(results.probabilities, 1 / manifest.temperature)
-    compared = [("this version", manifest.test), *manifest.baselines.items()]
-    file.write_text(
-        page.render(
-            results._asdict()
-            | {
-                "compared": compared,
-                "mistakes": worst(results),
-                "learning": charts.learning_curves(results.progress.curve, manifest.training["best_step"]),
-                "gradients": charts.gradient_norms(results.progress.curve),
-                "confusion_chart": charts.confusion(results.confusion, results.task.labels),
-                "reliability": charts.reliability(before, results.probabilities, results.truth),
-                "accuracies": charts.intervals([(name, metrics["accuracy"]) for name, metrics in compared]),
-                "f1s": charts.intervals([(name, metrics["macro_f1"]) for name, metrics in compared]),
-                "support": results.confusion.sum(axis=1).tolist(),
-            }
-        ),
-        encoding="utf-8",
-    )
+class Comparison(BaseModel):
+    """Why a candidate got its A/B test."""
+
+    compared_with: str
+    original_test: Compared
+    newest: Compared
 
 
-def worst(results: Results) -> list[Mistake]:
-    """The wrong answers that were given with the most confidence."""
-    answers, confidence = results.probabilities.argmax(axis=1), results.probabilities.max(axis=1)
-    wrong = np.flatnonzero(answers != results.truth)
-    labels = results.task.labels
-    return [
-        Mistake(
-            id=results.test[index].id,
-            text=results.test[index].input,
-            truth=labels[results.truth[index]],
-            answer=labels[answers[index]],
-            confidence=float(confidence[index]),
-            truth_probability=float(results.probabilities[index, results.truth[index]]),
+def write(folder: Path, manifest: Manifest, comparison: dict[str, Any] | None = None) -> None:
+    """Put the report of the version in `folder` there; `comparison` with production, where there is one, too."""
+    if comparison is not None:
+        (folder / COMPARISON).write_text(json.dumps(comparison, indent=1), encoding="utf-8")
+    (folder / REPORT).write_text(render(folder, manifest), encoding="utf-8")
+
+
+def render(folder: Path, manifest: Manifest, beside: Beside | None = None) -> str:
+    """The page of the version in `folder`, another one set beside it. Raises VersionRefused for one without proof."""
+    proof = Proof.load(folder)
+    card = json.loads((folder / "data_card.json").read_text())
+    comparison = folder / COMPARISON
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            manifest=manifest,
+            proof=proof,
+            card=card,
+            labels=manifest.labels,
+            comparison=Comparison.model_validate_json(comparison.read_bytes()) if comparison.is_file() else None,
+            beside=beside,
+            steps=summary.steps(manifest),
+            saved=summary.saved(manifest, proof),
+            race=charts.race(proof.curve, proof.scratch, manifest) if proof.scratch else None,
+            verdict=" ".join(summary.verdict(manifest, proof)),
+            advice=summary.advice(manifest, proof, card),
+            compared=[("this version", manifest.test), *manifest.baselines.items()],
+            worst_labels=sorted(manifest.labels, key=lambda label: manifest.test[f"f1/{label}"].value),
+            confusions=largest_confusions(proof.confusion, manifest.labels),
+            slices=by_condition(proof.slices),
+            learning=charts.learning(proof.curve, manifest.training["best_step"]),
+            gradients=charts.gradients(proof.curve),
+            reliability=charts.reliability(proof.calibration, len(manifest.labels)),
+            robustness=charts.robustness(proof.robustness),
         )
-        for index in wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST]
+    )
+
+
+def by_condition(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
+    """Conditions with a failing slice first."""
+    found: dict[str, list[Slice]] = {}
+    for one in slices:
+        found.setdefault(one.condition, []).append(one)
+    return dict(sorted(found.items(), key=lambda item: not any(one.fails for one in item[1])))
+
+
+def largest_confusions(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> list[tuple[str, str, int, float]]:
+    """(truth, answer, rows, share of the truth's rows), most rows first."""
+    found = [
+        (labels[true], labels[answer], count, count / sum(row))
+        for true, row in enumerate(confusion)
+        for answer, count in enumerate(row)
+        if count and answer != true
     ]
-
-
-def interval(metric: Metric, sign: str = "") -> str:
-    return f"{metric.value:{sign}.3f} ({metric.low:{sign}.3f} to {metric.high:{sign}.3f})"
+    return sorted(found, key=lambda one: -one[2])[:MOST_CONFUSIONS]
 
 
 def size(count: float) -> str:
@@ -104,3 +106,20 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("training"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "size": size,
+        "points": summary.points,
+        "money": summary.money,
+        "duration": summary.duration,
+    }
+    return environment

@@ -30,6 +30,7 @@ from training.pictures import ImageFiles
 from training.runtime import Scorer
 from training.split import grouped
 from training.train import texts
+from training.value import worth
 
 FEWEST_NEWEST = 20  # labels; fewer say nothing about which of two versions is better
 
@@ -151,6 +152,9 @@ def compare_versions(
             "production_accuracy": float(np.mean(theirs == truth)),
             "difference": {metric: value.model_dump() for metric, value in difference.items()},
         }
+        if task.value:
+            saved = worth(task.value, truth, ours, {"production": theirs}, task.labels, **options)
+            evidence[name]["worth"] = saved.model_dump()
     return evidence
 
 

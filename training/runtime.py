@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from regraft.preprocessing import Preprocessor
+from regraft.preprocessing import Encoding, Preprocessor
 from training.cache import batches_by_length
 
 SERVING_BATCH = 8
@@ -38,6 +38,15 @@ class Scorer:
         results = [self.run([encodings[index] for index in indices]) for indices in batches]
         order = np.argsort(np.concatenate([np.asarray(indices) for indices in batches]))
         return Scores(*(np.concatenate(arrays)[order] for arrays in zip(*results, strict=True)))
+
+    def answers(self, inputs: Sequence[Any]) -> NDArray[np.int64]:
+        """The label index of each. Texts that come out of the preprocessor the same are asked once."""
+        encodings = self._preprocessor.encode(inputs)
+        keys = [tuple(one.ids) if isinstance(one, Encoding) else place for place, one in enumerate(encodings)]
+        different = dict(zip(keys, encodings, strict=True))
+        places = {key: place for place, key in enumerate(different)}
+        answers = self.score(list(different.values())).probabilities.argmax(axis=1)
+        return np.asarray(answers[[places[key] for key in keys]])
 
     def score(self, encodings: Sequence[Any]) -> Scores:
         lengths = [encoding.length for encoding in encodings]

@@ -22,7 +22,7 @@ from regraft.errors import ConfigError
 from regraft.preprocessing import describe_image
 from regraft.task import Task
 from regraft.versions import Manifest
-from training import artifacts, baselines, checkpoint
+from training import artifacts, baselines, checkpoint, report
 from training.backbone import open_backbone
 from training.calibrate import fit_temperature
 from training.clock import Clock
@@ -43,8 +43,10 @@ from training.learning import SUFFIX, Source, forget, labels_of_rows, learn
 from training.outputs import logits_of, pooled_of
 from training.pictures import read_image
 from training.processes import ALONE, Team
-from training.report import Results, write_report
+from training.proof import KINDS, Tested, prove
 from training.runtime import Scorer, Scores
+from training.scratch import train_from_scratch
+from training.summary import SCRATCH
 
 PARITY_ROWS = 256
 
@@ -61,11 +63,12 @@ def fine_tune(
     parent: str | None = None,
     warm: Path | None = None,
     team: Team = ALONE,
+    thorough: bool = False,
 ) -> Manifest:
     """Train on `dataset` and leave a complete version in `version_folder(folder)`, ready to be published.
 
     `warm` is the folder of a version that training may start from too. Of several processes only the first calls this,
-    the others `take_part`.
+    the others `take_part`. `thorough` trains the same network from scratch too, which takes longer than all the rest.
     """
     clock, settings, parts = Clock(), task.training, dataset.parts
     same_run(folder / "run.json", task, dataset)
@@ -110,13 +113,25 @@ def fine_tune(
     with clock.step("train the baselines"):
         train, _ = learned.undo()
         pooled = pooled_of(network, train.hidden, dtype), pooled_of(network, reader.hidden("test", parts.test), dtype)
+        (simple, heuristic), read = baselines.SIMPLE[task.input], KINDS[task.input].read
         others = {
+            "at random": baselines.at_random(train.labels.numpy(), len(parts.test), seed=settings.seed),
             "majority label": baselines.majority(train.labels.numpy(), len(parts.test)),
+            simple: heuristic(map(read, parts.train), train.labels.numpy(), map(read, parts.test)),
             "frozen backbone, linear": baselines.frozen_backbone(pooled[0], train.labels.numpy(), pooled[1]),
         }
-        if task.input == "text":
-            others["TF-IDF, linear"] = baselines.tf_idf(texts(parts.train), train.labels.numpy(), texts(parts.test))
-        compared = evaluate_baselines(test_truth, answers, others, task.labels, **options)
+
+    scratch = None
+    if thorough:
+        with clock.step(SCRATCH):
+            tried = train_from_scratch(network, source, dtype, task.report.scratch_seconds)
+            scratch, others["same network, from scratch"] = tried
+    compared = evaluate_baselines(test_truth, answers, others, task.labels, **options)
+
+    with clock.step("prove it"):
+        test = Tested(parts.test, test_truth, tested.probabilities, calibration.temperature)
+        kept = {name: one.file for name, one in chosen.items() if one.kept}
+        prove(task, out, test, others, kept, serves, dataset.findings, progress.curve, scratch).save(out)
 
     manifest = Manifest(
         version=version,
@@ -161,20 +176,7 @@ def fine_tune(
     write_rows(out / "rows.parquet", parts)
     scored = [("validation", parts.validation, validated), ("test", parts.test, tested)]
     write_reference(out / "reference.parquet", task, scored)
-    write_report(
-        out / "report.html",
-        Results(
-            task=task,
-            manifest=manifest,
-            findings=dataset.findings,
-            card=dataset.card,
-            progress=progress,
-            confusion=on_test.confusion,
-            test=parts.test,
-            truth=test_truth,
-            probabilities=tested.probabilities,
-        ),
-    )
+    report.write(out, manifest)
     return manifest
 
 

@@ -27,7 +27,7 @@ from regraft.releases import ReleaseFollower
 from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import VersionStore
-from training import experiment, retraining
+from training import experiment, report, retraining
 from training.dataset import read_dataset
 from training.train import fine_tune, version_folder
 
@@ -112,6 +112,7 @@ class Worker:
             self.task, material, (version_folder(folder), candidate), production
         )
         evidence |= {"reviewed": material.dataset.card["reviewed"], "compared_with": release.production}
+        report.write(version_folder(folder), candidate, evidence)
         if reason := retraining.objection(evidence, self.task.retraining.forgetting):
             return self.refused(request, reason, evidence)
         self.store.publish(version_folder(folder), candidate)  # 3

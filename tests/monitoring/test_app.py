@@ -151,6 +151,17 @@ def test_labels_are_taken_one_by_one_or_together(stage: Stage, monitor: Monitor,
     assert len(events) == 2
 
 
+def test_each_version_has_its_report_and_no_script_runs_in_it(stage: Stage, client: TestClient) -> None:
+    stage.version("v1", files={"report.html": b"<h1>v1</h1>"})
+    stage.version("v2")
+    answer = client.get("/versions/v1/report")
+    assert (answer.status_code, answer.text) == (200, "<h1>v1</h1>")
+    assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+    assert client.get("/versions/v2/report").json()["error"]["message"] == "version v2 has no report.html"
+    assert client.get("/versions/none/report").status_code == 404
+    assert client.get("/versions/..%2f..%2fetc/report").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("body", "status", "code", "words"),
     [

@@ -161,3 +161,22 @@ def test_kill_9_leaves_only_whole_versions(tmp_path: Path, folder: Path) -> None
 def test_a_store_that_cannot_be_opened_says_so() -> None:
     with pytest.raises(ConfigError, match="cannot be opened"):
         VersionStore("nosuchprotocol://bucket")
+
+
+def test_one_file_is_read_and_held_against_its_hash(store: VersionStore, folder: Path, tmp_path: Path) -> None:
+    store.publish(folder, manifest("v1"))
+    assert store.read("v1", "checkpoint/suffix.safetensors") == b"weights"
+    with pytest.raises(NotFound, match="version v1 has no other"):
+        store.read("v1", "other")
+
+
+def test_a_file_that_was_changed_or_removed_is_not_read(tmp_path: Path, folder: Path) -> None:
+    store = VersionStore(str(tmp_path / "versions"))
+    store.publish(folder, manifest("v1"))
+    file = store.fetch("v1") / "model.onnx"
+    file.write_bytes(b"other")
+    with pytest.raises(VersionRefused, match=r"model\.onnx of version v1 is missing or damaged"):
+        store.read("v1", "model.onnx")
+    file.unlink()
+    with pytest.raises(VersionRefused, match="missing or damaged"):
+        store.read("v1", "model.onnx")

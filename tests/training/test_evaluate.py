@@ -1,10 +1,13 @@
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from training import baselines
-from training.calibrate import bins, ece, fit_temperature, nll, warmer
-from training.evaluate import compare, evaluate, evaluate_baselines, macro_f1
+from training.calibrate import bins, ece, ece_by_chance, fit_temperature, measure, nll, warmer
+from training.evaluate import compare, evaluate, evaluate_baselines, macro_f1, mean
 
 LABELS = ("a", "b", "c")
 OPTIONS = {"resamples": 500, "seed": 0}
@@ -27,7 +30,20 @@ def test_metrics_are_those_of_scikit_learn() -> None:
         assert found.metrics[f"precision/{label}"].value == pytest.approx(precision[index])
         assert found.metrics[f"recall/{label}"].value == pytest.approx(recall[index])
         assert found.metrics[f"f1/{label}"].value == pytest.approx(f1[index])
+    assert found.metrics["macro_precision"].value == pytest.approx(precision.mean())
+    assert found.metrics["macro_recall"].value == pytest.approx(recall.mean())
+    assert found.metrics["weighted_f1"].value == pytest.approx(f1_score(truth, predicted, average="weighted"))
     assert macro_f1(truth, predicted, 3) == pytest.approx(f1.mean())
+
+
+def test_a_thousand_labels_fit_into_memory() -> None:
+    rng = np.random.default_rng(5)
+    truth = rng.integers(0, 1000, 3000)
+    predicted = np.where(rng.random(3000) < 0.5, truth, rng.integers(0, 1000, 3000))
+    labels = [str(number) for number in range(1000)]
+    metrics = evaluate(truth, predicted, labels, resamples=100, seed=0).metrics
+    assert metrics["accuracy"].low < np.mean(truth == predicted) < metrics["accuracy"].high
+    assert metrics["macro_f1"].value == pytest.approx(macro_f1(truth, predicted, 1000))
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -59,6 +75,14 @@ def test_a_model_gains_nothing_over_itself() -> None:
     assert gains["accuracy"].value == 1.0
 
 
+def test_the_interval_of_a_mean_covers_it_on_few_rows_and_on_many() -> None:
+    rng = np.random.default_rng(4)
+    for rows in (200, 20_000):
+        found = [mean(rng.exponential(size=rows), resamples=300, seed=seed) for seed in range(100)]
+        assert 85 < sum(one.low <= 1 <= one.high for one in found) <= 100
+        assert found[0].high - found[0].low == pytest.approx(2 * 1.96 / np.sqrt(rows), rel=0.3)
+
+
 def test_a_label_that_is_never_answered_or_never_true_counts_as_nought() -> None:
     metrics = evaluate(np.array([0, 0, 1]), np.array([0, 0, 0]), LABELS, **OPTIONS).metrics
     assert metrics["precision/b"].value == metrics["recall/c"].value == metrics["f1/c"].value == 0.0
@@ -84,6 +108,30 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert ece(np.array([[1.0, 0.0]]), np.array([0])) == 0.0
 
 
+def outcomes(rng: np.random.Generator, probabilities: np.ndarray) -> np.ndarray:
+    drawn: np.ndarray = (rng.random((len(probabilities), 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
+    return drawn
+
+
+def test_chance_alone_makes_a_calibration_error_and_as_large_a_one_as_is_said() -> None:
+    rng = np.random.default_rng(6)
+    probabilities = rng.dirichlet((1.0, 1.0, 1.0), size=300)
+    low, high = ece_by_chance(probabilities, seed=0)
+    inside = sum(low <= ece(probabilities, outcomes(rng, probabilities)) <= high for _ in range(400))
+    assert 0.91 < inside / 400 <= 0.99
+    assert ece_by_chance(np.repeat(probabilities, 20, axis=0), seed=0)[1] < high / 2
+
+
+def test_overconfidence_is_more_than_chance_and_the_temperature_gains() -> None:
+    rng = np.random.default_rng(7)
+    honest = rng.dirichlet((1.0, 1.0, 1.0), size=1000)
+    truth = outcomes(rng, honest)
+    found = measure(honest, truth, 3.0, resamples=200, seed=0)  # as if a temperature of 3 had made them so
+    assert found.ece_after < found.ece_by_chance[1] < found.ece_before
+    assert found.nll_gain.low > 0
+    assert found.nll_gain.value == pytest.approx(found.nll_before.value - found.nll_after.value)
+
+
 def test_a_temperature_is_undone_by_its_inverse() -> None:
     probabilities = np.array([[0.7, 0.2, 0.1]])
     np.testing.assert_allclose(warmer(warmer(probabilities, 2.0), 0.5), probabilities)
@@ -95,5 +143,18 @@ def test_baselines_learn_what_they_can() -> None:
     texts = ["good" if label else "bad" for label in truth]
     vectors = np.stack([truth, 1 - truth], axis=1).astype(np.float32)
     assert baselines.majority(truth, 2).tolist() == [1, 1]
+    shares = np.bincount(baselines.at_random(np.array([0] + [2] * 9), 5000, seed=0), minlength=3) / 5000
+    assert shares == pytest.approx([0.1, 0.0, 0.9], abs=0.02)
     assert baselines.tf_idf(texts, truth, ["good", "bad"]).tolist() == [1, 0]
     assert baselines.frozen_backbone(vectors, truth, vectors[:3]).tolist() == [0, 1, 1]
+
+
+def test_colours_tell_apart_what_differs_in_colour() -> None:
+    contents = []
+    for number in range(40):
+        file = io.BytesIO()
+        Image.new("RGB", (30, 20), (200, 0, number) if number % 2 else (0, 200, number)).save(file, "PNG")
+        contents.append(file.getvalue())
+    truth = np.arange(40) % 2
+    assert baselines.shades(contents[:1]).sum() == pytest.approx(3)
+    assert baselines.colour_histogram(contents[:30], truth[:30], contents[30:]).tolist() == truth[30:].tolist()

@@ -32,6 +32,7 @@ from training.images import ImageEncoder
 from training.kinds import encoder_of, preprocessor_of
 from training.network import Network
 from training.pictures import ImageFiles, open_image_files
+from training.proof import Proof
 from training.train import fine_tune, version_folder
 
 REAL = Path(__file__).parents[2] / "examples" / "fashion" / "data"
@@ -177,7 +178,11 @@ def test_a_version_for_images_holds_all_that_one_for_texts_does(trained: tuple[P
     version = folder / "home" / "versions" / "v1"
     assert (manifest.input, manifest.serve_cpu) == ("image", "fp32")
     assert manifest.test["accuracy"].value > 0.8
-    assert set(manifest.baselines) >= {"majority label", "frozen backbone, linear"}
+    assert set(manifest.baselines) >= {"majority label", "colour histogram, linear", "frozen backbone, linear"}
+    proof = Proof.load(version)
+    assert {one.change for one in proof.robustness} == {"blur", "noise", "darkness", "glare", "JPEG compression"}
+    assert all(one.picture and one.picture.startswith("data:image/jpeg;base64,") for one in proof.mistakes)
+    assert "sorts images into" in (version / "report.html").read_text()
     reference = pq.read_table(version / "reference.parquet").to_pylist()
     assert tuple(dict(reference[0]["facts"])) == FACTS
     preprocessor = ImagePreprocessor.load(version)

@@ -38,8 +38,8 @@ def published(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> tuple
     """What `regraft train` left, and said."""
     folder = tmp_path_factory.mktemp("published")
     rows = [*examples(240), ("bad", "a box", "no such label"), ("again", examples(1)[0][1], "neutral")]
-    file = write_task(folder, backbone, rows, training={"epochs": 2})
-    result = regraft(file, "train", "--run", "first")
+    file = write_task(folder, backbone, rows, training={"epochs": 2}, report={"scratch_seconds": 2})
+    result = regraft(file, "train", "--run", "first", "--thorough")
     assert result.exit_code == 0, result.output
     return Settings(task=file, home=folder / "home"), result
 
@@ -58,7 +58,13 @@ def test_train_says_what_it_found_and_how_good_it_got(published: tuple[Settings,
     said = published[1].output
     assert "unknown label 'no such label'" in said
     assert "1 inputs have more than one label" in said
-    for row in ("version first", "majority label", "TF-IDF, linear", "frozen backbone, linear"):
+    for row in (
+        "version first",
+        "at random",
+        "majority label",
+        "frozen backbone, linear",
+        "same network, from scratch",
+    ):
         assert re.search(rf"{row} +[01]\.\d+ \([01]\.\d+ to [01]\.\d+\)", said), said
     assert "version first is in production" in said
     (report,) = re.findall(r"report: (\S+)", said)
@@ -125,6 +131,7 @@ def test_a_version_holds_what_it_takes_to_serve_watch_and_go_on(folder: Path) ->
         "reference.parquet",
         "rows.parquet",
         "data_card.json",
+        "proof.json",
         "report.html",
         "suffix.safetensors",
         "manifest.json",
@@ -160,21 +167,34 @@ def test_the_same_card_makes_the_same_split(folder: Path, published: tuple[Setti
 
 def test_the_report_stands_alone_and_shows_everything(folder: Path) -> None:
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 6
     assert not re.findall(r"<(?:script|link|img|iframe)\b|@import|url\((?!#)", page)
-    for heading in (
-        "baselines",
-        "Each label",
-        "Learning",
-        "Calibration",
-        "Worst examples",
-        "Artifacts",
-        "Data",
-        "Time",
-    ):
-        assert re.search(f"<h2>[^<]*{heading}", page)
+    anchors = re.findall(r'<a href="#(\w+)">', page)
+    assert len(anchors) == 10
+    for anchor in anchors:
+        assert page.count(f'<h2 id="{anchor}">') == 1
     assert "apache-2.0" in page
     assert "made-up" in page
+    assert len(page) < 1_000_000
+
+
+def test_the_report_of_a_version_can_be_made_again_and_sent_on(
+    published: tuple[Settings, Result], folder: Path, tmp_path: Path
+) -> None:
+    settings, _ = published
+    again = regraft(settings.task, "report", "first")
+    assert again.output == f"report: {settings.home}/reports/first.html\n"
+    assert (settings.home / "reports" / "first.html").read_text() == (folder / "report.html").read_text()
+    beside = regraft(settings.task, "report", "first", "--compare", "first", "--out", str(tmp_path / "both.html"))
+    assert beside.exit_code == 0, beside.output
+    assert "Beside version" in (tmp_path / "both.html").read_text()
+    missing = regraft(settings.task, "report", "no-such")
+    assert (missing.exit_code, missing.output) == (1, "Error: there is no version 'no-such'\n")
+
+
+def test_every_picture_of_the_report_says_what_it_shows(folder: Path) -> None:
+    pictures = re.findall(r"<svg[^>]*>", (folder / "report.html").read_text())
+    assert len(pictures) > 10
+    assert all('role="img" aria-label="' in picture for picture in pictures)
 
 
 def test_the_same_seed_gives_the_same_version_whatever_the_test_part_holds(task: Task, tmp_path: Path) -> None:

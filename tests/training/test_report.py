@@ -1,0 +1,324 @@
+"""The report of a version that was really trained, and what it says in other circumstances."""
+
+import base64
+import html
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from regraft.errors import ConfigError, VersionRefused
+from regraft.task import Task
+from regraft.versions import Manifest, Metric
+from tests.training.conftest import LABELS, examples, write_task
+from training import report, summary
+from training.beside import Beside
+from training.dataset import read_dataset
+from training.proof import Mistake, Proof, thumbnail
+from training.scratch import Moment, Scratch
+from training.slices import Slice
+from training.train import fine_tune, version_folder
+
+HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
+COSTS = {"errors": {"negative": {"positive": 5.0}}, "volume": 1000, "currency": "EUR"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> tuple[Path, Manifest]:
+    folder = tmp_path_factory.mktemp("made")
+    file = write_task(folder, backbone, examples(240), training={"epochs": 2}, export={"int8": False}, value=COSTS)
+    task = Task.load(file)
+    manifest = fine_tune(task, read_dataset(task), folder / "run", version="made")
+    return version_folder(folder / "run"), manifest
+
+
+@pytest.fixture
+def manifest(made: tuple[Path, Manifest]) -> Manifest:
+    return made[1]
+
+
+@pytest.fixture
+def proof(made: tuple[Path, Manifest]) -> Proof:
+    return Proof.load(made[0])
+
+
+@pytest.fixture
+def card(made: tuple[Path, Manifest]) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((made[0] / "data_card.json").read_text())
+    return read
+
+
+def rendered(folder: Path, manifest: Manifest, proof: Proof, card: dict[str, Any]) -> str:
+    """The page of a version with this proof."""
+    proof.save(folder)
+    (folder / "data_card.json").write_text(json.dumps(card))
+    return report.render(folder, manifest)
+
+
+def metric(value: float) -> Metric:
+    return Metric(value=value, low=value - 0.01, high=value + 0.01)
+
+
+def a_slice(value: str, *, fails: bool) -> Slice:
+    return Slice(
+        condition="source", value=value, rows=40, accuracy=metric(0.4), elsewhere=0.8, p_value=0.001, fails=fails
+    )
+
+
+def test_the_proof_is_of_the_test_part(manifest: Manifest, proof: Proof) -> None:
+    rows = manifest.training["rows"]["test"]
+    assert sum(map(sum, proof.confusion)) == rows
+    right = sum(proof.confusion[place][place] for place in range(3))
+    assert right / rows == manifest.test["accuracy"].value
+    assert all(curve.points[0].accuracy.value == manifest.test["accuracy"].value for curve in proof.robustness)
+    assert len(proof.mistakes) == min(rows - right, 15)
+    confidences = [one.confidence for one in proof.mistakes]
+    assert confidences == sorted(confidences, reverse=True)
+    assert all(one.answer != one.truth for one in proof.mistakes)
+    assert proof.worth is not None
+    assert set(proof.worth.savings) == set(manifest.baselines)
+
+
+def test_what_it_takes_to_answer_is_measured_in_a_process_of_its_own(proof: Proof) -> None:
+    footprint = proof.footprints["fp32"]
+    assert 0 < footprint.p50_ms <= footprint.p99_ms
+    assert 20e6 < footprint.peak_bytes < proof.peak_bytes
+
+
+def test_a_proof_is_read_as_it_was_written(proof: Proof, tmp_path: Path) -> None:
+    proof.save(tmp_path)
+    assert Proof.load(tmp_path) == proof
+
+
+def test_a_version_without_a_readable_proof_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(VersionRefused, match="made by an older Regraft"):
+        Proof.load(tmp_path)
+    (tmp_path / "proof.json").write_text("{}")
+    with pytest.raises(VersionRefused, match="cannot be read"):
+        Proof.load(tmp_path)
+
+
+def test_nothing_in_the_data_becomes_markup(
+    manifest: Manifest, proof: Proof, card: dict[str, Any], tmp_path: Path
+) -> None:
+    mistake = Mistake(id=HOSTILE, place=HOSTILE, input=HOSTILE, truth="neutral", answer="positive", confidence=0.9)
+    linked = mistake.model_copy(update={"id": "javascript:alert(1)"})
+    hostile = proof.model_copy(
+        update={"mistakes": [mistake, linked], "findings": [HOSTILE], "slices": [a_slice(HOSTILE, fails=True)]}
+    )
+    page = rendered(tmp_path, manifest, hostile, card | {"files": [{"name": HOSTILE, "sha256": "0" * 64}]})
+    assert "<script" not in page
+    assert "<img" not in page
+    assert 'href="javascript' not in page
+    assert page.count("&lt;script&gt;") > 5
+
+
+def test_an_id_that_is_an_address_is_a_link(
+    manifest: Manifest, proof: Proof, card: dict[str, Any], tmp_path: Path
+) -> None:
+    mistake = Mistake(
+        id="https://example.org/r?a=1&b=2", place="a.csv:2", input="x", truth="a", answer="b", confidence=1
+    )
+    page = rendered(tmp_path, manifest, proof.model_copy(update={"mistakes": [mistake]}), card)
+    assert '<a href="https://example.org/r?a=1&amp;b=2" rel="noreferrer">' in page
+
+
+def test_without_costs_there_is_nothing_about_worth(
+    manifest: Manifest, proof: Proof, card: dict[str, Any], tmp_path: Path
+) -> None:
+    assert 'id="worth"' in rendered(tmp_path, manifest, proof, card)
+    page = rendered(tmp_path, manifest, proof.model_copy(update={"worth": None}), card)
+    assert "worth" not in page.replace("worth a trial", "")
+    assert "EUR" not in page
+
+
+def test_the_page_of_a_candidate_sets_it_against_production(
+    made: tuple[Path, Manifest], proof: Proof, card: dict[str, Any], tmp_path: Path
+) -> None:
+    compared = {
+        "rows": 50,
+        "candidate_accuracy": 0.9,
+        "production_accuracy": 0.7,
+        "difference": {"accuracy": metric(0.2).model_dump(), "macro_f1": metric(0.1).model_dump()},
+    }
+    proof.save(tmp_path)
+    (tmp_path / "data_card.json").write_text(json.dumps(card))
+    report.write(tmp_path, made[1], {"compared_with": "first", "original_test": compared, "newest": compared})
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("Against production") < page.index("Against the baselines")
+    assert page.count("+20.0 points (+19.0 to +21.0)") == 2
+    assert "<code>first</code>" in page
+
+
+def test_the_verdict_says_what_how_good_against_what_and_at_what_cost(manifest: Manifest, proof: Proof) -> None:
+    said = " ".join(summary.verdict(manifest, proof))
+    assert "sorts texts into negative, neutral and positive" in said
+    assert f"{manifest.test['accuracy'].value:.1%} right" in said
+    assert "simpler alternative" in said
+    assert "EUR" in said
+    assert re.search(r"answers in \d+\.\d ms", said)
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (0.1, "so that 10.0 points (9.0 to 11.0) are gained"),
+        (0.0, "not clearly more"),
+        (-0.1, "(x) is better"),
+    ],
+)
+def test_the_verdict_does_not_hide_that_an_alternative_is_as_good(
+    manifest: Manifest, proof: Proof, gain: float, words: str
+) -> None:
+    baselines = {"x": {"accuracy": metric(0.6), "gain/accuracy": metric(gain)}}
+    assert words in " ".join(summary.verdict(manifest.model_copy(update={"baselines": baselines}), proof))
+
+
+def test_a_failing_slice_is_named_in_verdict_and_advice(manifest: Manifest, proof: Proof, card: dict[str, Any]) -> None:
+    failing = proof.model_copy(update={"slices": [a_slice("shop", fails=True), a_slice("street", fails=False)]})
+    sentence = "Where source is shop it is clearly worse than elsewhere: 40% right instead of 80%."
+    assert sentence in summary.verdict(manifest, failing)
+    assert summary.advice(manifest, failing, card)[0].startswith("Label more texts like these: source is shop.")
+    assert not any("street" in line for line in summary.advice(manifest, failing, card))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"), [(1_000, "is the right start"), (100_000, "still the cheaper start"), (2_000_000, "as well")]
+)
+def test_transfer_or_scratch_depends_on_how_many_labels_there_are(
+    manifest: Manifest, proof: Proof, card: dict[str, Any], rows: int, words: str
+) -> None:
+    larger = manifest.model_copy(update={"training": manifest.training | {"rows": {"train": rows, "test": 0}}})
+    assert words in summary.advice(larger, proof, card)[-1]
+
+
+def test_advice_follows_what_was_measured(manifest: Manifest, proof: Proof, card: dict[str, Any]) -> None:
+    vague = {**manifest.test, "accuracy": Metric(value=0.5, low=0.4, high=0.6), "recall/neutral": metric(0.0)}
+    poor = manifest.model_copy(update={"test": vague, "baselines": {"x": {"gain/accuracy": metric(0.0)}}})
+    curve = proof.robustness[0]
+    lost = curve.points[1].model_copy(update={"gain": metric(-0.2)})
+    calibration = proof.calibration.model_copy(update={"ece_after": 0.2, "ece_by_chance": (0.0, 0.1)})
+    measured = proof.model_copy(
+        update={
+            "robustness": [curve.model_copy(update={"points": [curve.points[0], lost]})],
+            "calibration": calibration,
+        }
+    )
+    counts = {"train": {"labels": {"negative": 80, "neutral": 3, "positive": 80}}}
+    said = "\n".join(summary.advice(poor, measured, card | {"parts": counts}))
+    assert "not clearly better than x" in said
+    assert "neutral is found least and has the fewest rows, 3" in said
+    assert "Under typing errors (2% of letters) it loses 20 points" in said
+    assert "Confidence is off by 0.200 on average, more than chance explains (0.100)" in said
+    assert "four times as many would halve the interval" in said
+
+
+def test_many_labels_are_not_all_listed(manifest: Manifest, proof: Proof) -> None:
+    labels = (*LABELS, *(f"label {number}" for number in range(5)))
+    metrics = {f"{name}/{label}": metric(0.5) for name in ("f1", "recall") for label in labels[3:]}
+    many = manifest.model_copy(update={"labels": labels, "test": manifest.test | metrics})
+    assert "8 labels, among them" in summary.verdict(many, proof)[0]
+
+
+def point(seconds: float, reached: float) -> dict[str, Any]:
+    return {"seconds": seconds, "validation_macro_f1": reached}
+
+
+SCRATCH = Scratch(moments=[Moment(seconds=40, macro_f1=0.5), Moment(seconds=80, macro_f1=0.4)], in_time=True)
+
+
+@pytest.mark.parametrize(
+    ("curve", "transfer", "share"),
+    [([point(2, 0.3), point(4, 0.6), point(6, 0.7)], 14, 0.65), ([point(2, 0.3)], None, None)],
+)
+def test_time_is_saved_until_fine_tuning_is_as_good_as_scratch_at_its_best(
+    manifest: Manifest,
+    proof: Proof,
+    card: dict[str, Any],
+    curve: list[dict[str, Any]],
+    transfer: float | None,
+    share: float | None,
+) -> None:
+    timed = manifest.model_copy(
+        update={"training": manifest.training | {"seconds": {"run the frozen layers": 10, "train from scratch": 99}}}
+    )
+    tried = proof.model_copy(update={"curve": curve, "scratch": SCRATCH})
+    saved = summary.saved(timed, tried)
+    assert saved is not None
+    assert (saved.transfer, saved.scratch) == (transfer, 40)
+    assert saved.share == pytest.approx(share)
+    said = "\n".join(summary.advice(timed, tried, card))
+    assert ("saved 65% of the time" in said) == (share is not None)
+    assert summary.steps(timed) == {"run the frozen layers": 10}
+
+
+def test_the_page_of_a_thorough_version_shows_the_race(
+    manifest: Manifest, proof: Proof, card: dict[str, Any], tmp_path: Path
+) -> None:
+    assert "from scratch</h3>" not in rendered(tmp_path, manifest, proof, card)
+    page = rendered(tmp_path, manifest, proof.model_copy(update={"scratch": SCRATCH}), card)
+    assert "The same network from scratch</h3>" in page
+    assert "From scratch: at best 0.500 after 40 s." in page
+
+
+def test_two_versions_stand_side_by_side(made: tuple[Path, Manifest], tmp_path: Path) -> None:
+    folder, manifest = made
+    shutil.copytree(folder, tmp_path / "other")
+    reference = pq.read_table(folder / "reference.parquet").to_pylist()
+    worse = [row | {"label": "neutral"} for row in reference]
+    pq.write_table(pa.Table.from_pylist(worse), tmp_path / "other" / "reference.parquet")
+    other = manifest.model_copy(update={"version": "the-other"})
+    beside = Beside.of((folder, manifest), (tmp_path / "other", other))
+    assert beside.gains is not None
+    assert beside.shared == manifest.training["rows"]["test"]
+    assert beside.gains["accuracy"].value == pytest.approx(manifest.test["accuracy"].value - 1 / 3, abs=0.02)
+    page = report.render(folder, manifest, beside)
+    assert '<a href="#beside">' in page
+    assert "<th>the-other</th>" in page
+
+
+def test_versions_that_share_no_test_rows_get_no_differences(made: tuple[Path, Manifest], tmp_path: Path) -> None:
+    folder, manifest = made
+    shutil.copytree(folder, tmp_path / "other")
+    reference = pq.read_table(folder / "reference.parquet").to_pylist()
+    elsewhere = [row | {"id": f"other {row['id']}"} for row in reference]
+    pq.write_table(pa.Table.from_pylist(elsewhere), tmp_path / "other" / "reference.parquet")
+    beside = Beside.of((folder, manifest), (tmp_path / "other", manifest))
+    assert (beside.shared, beside.gains) == (0, None)
+    assert "share no test rows" in report.render(folder, manifest, beside)
+
+
+def test_versions_of_other_labels_are_not_set_side_by_side(made: tuple[Path, Manifest]) -> None:
+    other = made[1].model_copy(update={"labels": ("x", "y")})
+    with pytest.raises(ConfigError, match="different labels"):
+        Beside.of(made, (made[0], other))
+
+
+def test_the_largest_confusions_come_first() -> None:
+    found = report.largest_confusions([[5, 3, 2], [0, 4, 0], [9, 0, 0]], "abc")
+    assert found == [("c", "a", 9, 1.0), ("a", "b", 3, 0.3), ("a", "c", 2, 0.2)]
+
+
+@pytest.mark.parametrize(("count", "said"), [(12, "12 bytes"), (1500, "2 kB"), (23.7e6, "24 MB"), (3.2e9, "3.2 GB")])
+def test_sizes_are_said_in_their_unit(count: float, said: str) -> None:
+    assert report.size(count) == said
+
+
+def test_an_image_is_shown_small_and_within_the_page(
+    manifest: Manifest, proof: Proof, card: dict[str, Any], tmp_path: Path
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGBA", (900, 300), "red").save(file, "PNG")
+    picture = thumbnail(file.getvalue())
+    small = Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
+    assert (small.format, small.size) == ("JPEG", (160, 53))
+    mistake = Mistake(id="a", place="b", input="c.png", truth="red", answer="blue", confidence=1, picture=picture)
+    page = rendered(tmp_path, manifest, proof.model_copy(update={"mistakes": [mistake]}), card)
+    assert f'<img src="{picture}" alt="red, taken for blue">' in html.unescape(page)

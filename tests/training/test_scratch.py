@@ -1,0 +1,65 @@
+import numpy as np
+import torch
+from torch import nn
+
+from regraft.task import Task
+from training.backbone import open_backbone, open_preprocessor
+from training.dataset import read_dataset
+from training.learning import Source, labels_of_rows
+from training.network import Network
+from training.scratch import PATIENCE, forget_everything, train_from_scratch
+from training.text import TextEncoder
+
+
+def source_of(task: Task) -> Source:
+    card = open_backbone(task.backbone)
+    return Source(task, card, open_preprocessor(task, card), read_dataset(task).parts)
+
+
+def network_of(source: Source) -> Network:
+    return Network(TextEncoder.load(source.card), labels=3, frozen=0.75, seed=0)
+
+
+def test_nothing_of_the_backbone_is_left(task: Task) -> None:
+    network = network_of(source_of(task))
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    forget_everything(network, seed=1)
+    for name, value in network.named_parameters():
+        assert value.requires_grad
+        whole = before[name].std() == 0  # biases and scales begin at 0 and at 1 again
+        assert whole or not torch.equal(value, before[name]), name
+
+
+def test_batch_statistics_and_bare_parameters_begin_anew_too() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+            self.token = nn.Parameter(torch.full((8,), 7.0))
+
+    odd = Odd()
+    mean = odd.get_buffer("norm.running_mean")
+    mean += 5
+    forget_everything(odd, seed=0)
+    assert mean.abs().max() == 0
+    assert torch.equal(odd.norm.weight, torch.ones(3))
+    assert 0 < odd.token.abs().max() < 0.2
+
+
+def test_it_learns_until_it_gets_no_better_and_answers_as_at_its_best(task: Task) -> None:
+    source = source_of(task)
+    scratch, answers = train_from_scratch(network_of(source), source, torch.float32, 120.0)
+    assert scratch.in_time
+    reached = [moment.macro_f1 for moment in scratch.moments]
+    assert scratch.best.macro_f1 == max(reached) > 0.5
+    assert len(reached) == reached.index(max(reached)) + 1 + PATIENCE
+    seconds = [moment.seconds for moment in scratch.moments]
+    assert seconds == sorted(seconds)
+    assert np.mean(answers == labels_of_rows(source.parts.test, task)) > 0.5
+
+
+def test_it_stops_when_its_time_is_over(task: Task) -> None:
+    source = source_of(task)
+    scratch, answers = train_from_scratch(network_of(source), source, torch.float32, 1e-9)
+    assert (len(scratch.moments), scratch.in_time) == (1, False)
+    assert len(answers) == len(source.parts.test)

@@ -1,0 +1,176 @@
+"""All that is measured of a version beyond what its manifest says, kept beside it in proof.json for the report.
+
+test rows and answers -> calibration, slices, robustness, worst answers, worth
+artifacts -> time and memory of a request
+"""
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from regraft.errors import VersionRefused
+from regraft.preprocessing import load_preprocessor
+from regraft.task import Task
+from training import calibrate, footprint, robustness, slices, value
+from training.data import Row
+from training.evaluate import confusion_of
+from training.pictures import read_image
+from training.runtime import Scorer
+from training.scratch import Scratch
+
+FILE = "proof.json"
+WORST = 15
+THUMBNAIL = 160  # pixels of the longer side
+
+Ints = NDArray[np.int64]
+
+
+class Mistake(BaseModel):
+    """A wrong answer. `id` and `place` say where the row came from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    place: str
+    input: str
+    truth: str
+    answer: str
+    confidence: float
+    picture: str | None = None  # of an image: a small copy, as a data URI
+
+
+class Proof(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    confusion: list[list[int]]  # (labels, labels) of the test part, rows are the truth
+    calibration: calibrate.Calibrated
+    slices: list[slices.Slice]
+    robustness: list[robustness.Curve]
+    mistakes: list[Mistake]
+    worth: value.Worth | None
+    footprints: dict[str, footprint.Footprint]  # by precision
+    peak_bytes: int  # of the process that trained
+    findings: list[str]
+    curve: list[dict[str, Any]]  # validations, in order
+    scratch: Scratch | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Raises VersionRefused for a version that was made before there were proofs, or whose proof is damaged."""
+        try:
+            return cls.model_validate_json((folder / FILE).read_bytes())
+        except FileNotFoundError as error:
+            raise VersionRefused(f"{folder.name} has no {FILE}: it was made by an older Regraft") from error
+        except ValidationError as error:
+            raise VersionRefused(f"{FILE} of {folder.name} cannot be read") from error
+
+    def save(self, folder: Path) -> None:
+        (folder / FILE).write_text(self.model_dump_json(indent=1), encoding="utf-8")
+
+
+class Tested(NamedTuple):
+    """The test part and what the version answered."""
+
+    rows: Sequence[Row]
+    truth: Ints  # (rows,)
+    probabilities: NDArray[np.float32]  # (rows, labels)
+    temperature: float
+
+
+class Kind(NamedTuple):
+    """How rows of one kind of input are looked at."""
+
+    read: Callable[[Row], Any]
+    conditions: Callable[[Sequence[Any]], list[slices.Condition]]
+    changes: Mapping[str, Sequence[robustness.Severity]]
+
+
+KINDS = {
+    "text": Kind(lambda row: row.input, slices.of_texts, robustness.OF_TEXTS),
+    "image": Kind(lambda row: read_image(row.input), slices.of_images, robustness.OF_IMAGES),
+}
+
+
+def prove(
+    task: Task,
+    folder: Path,
+    tested: Tested,
+    others: Mapping[str, Ints],
+    artifacts: Mapping[str, str],
+    serves: str,
+    findings: Sequence[str],
+    curve: Sequence[Any],
+    scratch: Scratch | None = None,
+) -> Proof:
+    """`others` are the answers of what it is compared with; `artifacts` the files that were kept, by precision, one of
+    which `serves`."""
+    options = {"resamples": task.training.bootstrap, "seed": task.data.seed}
+    truth, answers, kind = tested.truth, tested.probabilities.argmax(axis=1), KINDS[task.input]
+    inputs = [kind.read(row) for row in tested.rows]
+    return Proof(
+        confusion=confusion_of(truth, answers, len(task.labels)).tolist(),
+        calibration=calibrate.measure(tested.probabilities, truth, tested.temperature, **options),
+        slices=slices.measure(answers == truth, [*conditions(tested.rows), *kind.conditions(inputs)]),
+        robustness=robustness.measure(
+            inputs,
+            truth,
+            Scorer(folder / artifacts[serves], load_preprocessor(folder)).answers,
+            task.labels,
+            kind.changes,
+            most=task.report.robustness_rows,
+            **options,
+        ),
+        mistakes=mistakes(task, tested),
+        worth=value.worth(task.value, truth, answers, others, task.labels, **options) if task.value else None,
+        footprints={name: footprint.measure(folder, file) for name, file in artifacts.items()},
+        peak_bytes=footprint.peak_bytes(),
+        findings=list(findings),
+        curve=[asdict(point) for point in curve],
+        scratch=scratch,
+    )
+
+
+def conditions(rows: Sequence[Row]) -> list[slices.Condition]:
+    """Ways to part the rows by what the data says of them."""
+    named = dict.fromkeys(name for row in rows for name in row.conditions)
+    return [
+        *(slices.by_value(name, [row.conditions.get(name) for row in rows]) for name in named),
+        slices.by_value("group", [row.group for row in rows]),
+        slices.by_time([row.time for row in rows]),
+    ]
+
+
+def mistakes(task: Task, tested: Tested) -> list[Mistake]:
+    """The wrong answers that were given with the most confidence."""
+    answers, confidence = tested.probabilities.argmax(axis=1), tested.probabilities.max(axis=1)
+    wrong = np.flatnonzero(answers != tested.truth)
+    return [
+        Mistake(
+            id=tested.rows[index].id,
+            place=tested.rows[index].place,
+            input=tested.rows[index].input,
+            truth=task.labels[tested.truth[index]],
+            answer=task.labels[answers[index]],
+            confidence=float(confidence[index]),
+            picture=thumbnail(KINDS["image"].read(tested.rows[index])) if task.input == "image" else None,
+        )
+        for index in wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST]
+    ]
+
+
+def thumbnail(content: bytes) -> str:
+    """A small copy of an encoded image, as a data URI."""
+    with Image.open(io.BytesIO(content)) as image:
+        small = ImageOps.exif_transpose(image).convert("RGB")
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

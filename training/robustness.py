@@ -1,0 +1,182 @@
+"""How answers hold up when inputs get worse: texts mistyped, cut off; images blurred, noisy, dark, compressed.
+
+rows -> a sample -> each change at each severity -> the version's answers -> accuracy against severity
+"""
+
+import io
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from pydantic import BaseModel, ConfigDict
+
+from regraft.versions import Metric
+from training.evaluate import compare, evaluate
+
+KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+BESIDE = {
+    letter: row[max(0, place - 1) : place] + row[place + 1 : place + 2]
+    for row in KEYBOARD
+    for place, letter in enumerate(row)
+}
+
+Ints = NDArray[np.int64]
+
+
+class Severity(NamedTuple):
+    """`change` is given a text, or an encoded image, and returns one."""
+
+    name: str  # as it is said: "5% of letters"
+    change: Callable[[Any, random.Random], Any]
+
+
+class Point(BaseModel):
+    """Figures on the changed sample; `gain` is the paired difference of accuracy to the sample as it was."""
+
+    model_config = ConfigDict(frozen=True)
+
+    severity: str
+    accuracy: Metric
+    macro_f1: Metric
+    gain: Metric
+    other_answers: float  # share of rows that are answered otherwise than before
+
+
+class Curve(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    change: str
+    rows: int
+    points: list[Point]  # from the sample as it was to the most severe
+
+
+def typos(text: str, share: float, generator: random.Random) -> str:
+    """The four slips of Damerau 1964, "A technique for computer detection and correction of spelling errors": a letter
+    too many, one too few, another one (its neighbour on the keyboard), two exchanged."""
+    letters = list(text)
+    for place, letter in enumerate(text):
+        if not letter.isalpha() or generator.random() >= share:
+            continue
+        slip = generator.randrange(4)
+        if slip == 0:
+            letters[place] += letter
+        elif slip == 1:
+            letters[place] = ""
+        elif slip == 2:
+            letters[place] = generator.choice(BESIDE.get(letter.lower(), letter))
+        elif place + 1 < len(letters):
+            letters[place], letters[place + 1] = letters[place + 1], letters[place]
+    return "".join(letters)[: len(text)]  # longer, it might be longer than is taken
+
+
+def cut(text: str, share: float) -> str:
+    words = text.split()
+    return " ".join(words[: max(1, round(share * len(words)))])
+
+
+def measure(
+    inputs: Sequence[Any],
+    truth: Ints,
+    answer: Callable[[Sequence[Any]], Ints],
+    labels: Sequence[str],
+    changes: Mapping[str, Sequence[Severity]],
+    *,
+    most: int,
+    resamples: int,
+    seed: int,
+) -> list[Curve]:
+    """A curve of each change, on at most `most` of the rows; `answer` gives label indices. Same seed, same curves."""
+    sample = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:most])
+    chosen, truth = [inputs[index] for index in sample], truth[sample]
+    severities = [(name, severity) for name, several in changes.items() for severity in several]
+    texts = list(chosen)
+    for name, severity in severities:
+        texts += [
+            severity.change(text, random.Random(f"{seed} {name} {index}")).strip() or text
+            for index, text in zip(sample, chosen, strict=True)
+        ]
+    clean, *answers = answer(texts).reshape(-1, len(chosen))
+    options = {"resamples": resamples, "seed": seed}
+    curves = {name: [_point("as it is", truth, clean, clean, labels, **options)] for name in changes}
+    for (name, severity), answered in zip(severities, answers, strict=True):
+        curves[name].append(_point(severity.name, truth, answered, clean, labels, **options))
+    return [Curve(change=name, rows=len(chosen), points=points) for name, points in curves.items()]
+
+
+def _point(severity: str, truth: Ints, answered: Ints, clean: Ints, labels: Sequence[str], **options: int) -> Point:
+    metrics = evaluate(truth, answered, labels, **options).metrics
+    return Point(
+        severity=severity,
+        accuracy=metrics["accuracy"],
+        macro_f1=metrics["macro_f1"],
+        gain=compare(truth, answered, clean, labels, **options)["accuracy"],
+        other_answers=float(np.mean(answered != clean)),
+    )
+
+
+def _typos(share: float) -> Severity:
+    return Severity(f"{share:.0%} of letters", lambda text, generator: typos(text, share, generator))
+
+
+def _cut(share: float) -> Severity:
+    return Severity(f"first {share:.0%}", lambda text, _: cut(text, share))
+
+
+def _on_pixels(name: str, change: Callable[[Image.Image, random.Random], Image.Image]) -> Severity:
+    def on_file(content: bytes, generator: random.Random) -> bytes:
+        with Image.open(io.BytesIO(content)) as image:
+            changed = change(ImageOps.exif_transpose(image).convert("RGB"), generator)
+        file = io.BytesIO()
+        changed.save(file, "PNG", compress_level=1)
+        return file.getvalue()
+
+    return Severity(name, on_file)
+
+
+def _blurred(share: float) -> Severity:
+    def change(image: Image.Image, _: random.Random) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(share * min(image.size)))
+
+    return _on_pixels(f"{share:.0%} of the side", change)
+
+
+def _noisy(deviation: float) -> Severity:
+    def change(image: Image.Image, generator: random.Random) -> Image.Image:
+        pixels = np.asarray(image, dtype=np.float64)
+        noise = np.random.default_rng(generator.getrandbits(64)).normal(0, 255 * deviation, pixels.shape)
+        return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
+
+    return _on_pixels(f"deviation {deviation:.0%}", change)
+
+
+def _bright(factor: float) -> Severity:
+    return _on_pixels(f"{factor:.0%}", lambda image, _: ImageEnhance.Brightness(image).enhance(factor))
+
+
+def _compressed(quality: int) -> Severity:
+    def change(image: Image.Image, _: random.Random) -> Image.Image:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=quality)
+        return Image.open(file)
+
+    return _on_pixels(f"quality {quality}", change)
+
+
+OF_IMAGES: dict[str, tuple[Severity, ...]] = {
+    "blur": tuple(map(_blurred, (0.01, 0.02, 0.04))),
+    "noise": tuple(map(_noisy, (0.05, 0.1, 0.2))),
+    "darkness": tuple(map(_bright, (0.7, 0.4, 0.2))),
+    "glare": tuple(map(_bright, (1.5, 2.0, 3.0))),
+    "JPEG compression": tuple(map(_compressed, (50, 20, 5))),
+}
+OF_TEXTS: dict[str, tuple[Severity, ...]] = {
+    "typing errors": tuple(map(_typos, (0.02, 0.05, 0.1, 0.2))),
+    "cutting off": tuple(map(_cut, (0.75, 0.5, 0.25))),
+    "other case": (
+        Severity("all lower", lambda text, _: text.lower()),
+        Severity("all upper", lambda text, _: text.upper()[: len(text)]),
+    ),
+}
