@@ -79,7 +79,7 @@ def test_nothing_that_callers_say_becomes_a_label(pair: Server) -> None:
     labels: dict[str, set[str]] = {}
     for name, value in re.findall(r'[{,](\w+)="([^"]*)"', page):
         labels.setdefault(name, set()).add(value)
-    known = {"version", "arm", "label", "code", "correct", "outcome", "le"}
+    known = {"version", "arm", "label", "code", "correct", "outcome", "reason", "le"}
     assert labels.keys() <= known, f"{labels.keys() - known}: is it bounded?"
     assert labels["version"] == {"v1"}
     assert labels["arm"] == {"production"}
