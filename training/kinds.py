@@ -5,8 +5,9 @@ from regraft.task import Task
 from training.backbone import BackboneCard, open_preprocessor
 from training.images import ImageEncoder
 from training.network import Encoder
-from training.pictures import open_image_files
+from training.pictures import open_image_files, timm_config
 from training.text import TextEncoder
+from training.vision import VisionEncoder
 
 
 def preprocessor_of(task: Task, card: BackboneCard) -> Preprocessor:
@@ -19,5 +20,6 @@ def preprocessor_of(task: Task, card: BackboneCard) -> Preprocessor:
 def encoder_of(card: BackboneCard, preprocessor: Preprocessor) -> Encoder:
     """The pre-trained network. Raises ConfigError."""
     if isinstance(preprocessor, ImagePreprocessor):
-        return ImageEncoder.load(card, preprocessor.spec)
+        encoder = ImageEncoder if timm_config(card.folder) else VisionEncoder
+        return encoder.load(card, preprocessor.spec)
     return TextEncoder.load(card)

@@ -15,6 +15,8 @@ from regraft.inputs import reference_of
 from regraft.preprocessing import ImagePreprocessor, ImageSpec
 from regraft.preprocessing.image import check_whole
 
+RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # as Pillow counts them
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ImageFile:
@@ -65,25 +67,47 @@ def check_file(given: str, folder: Path, max_pixels: int) -> tuple[str, str]:
 
 
 def open_image_files(folder: Path, max_pixels: int) -> ImageFiles:
-    """As the network of the timm library in `folder` was trained: size, normalisation, cut. Raises ConfigError where
-    it does not say so."""
-    config = timm_config(folder).get("pretrained_cfg", {})
+    """As the network in `folder` was trained: size, normalisation, cut. Raises ConfigError where it does not say so."""
+    config = timm_config(folder)
     try:
-        channels, height, width = config["input_size"]
-        spec = ImageSpec(
-            height=height,
-            width=width,
-            channels=channels,
-            resize="squash" if config.get("crop_mode") == "squash" else "crop",
-            crop=config.get("crop_pct") or 1.0,
-            interpolation=config.get("interpolation", "bicubic"),
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            max_pixels=max_pixels,
-        )
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"the backbone in {folder} is no image network of the timm library: {error}") from error
+        told = _as_timm_says(config["pretrained_cfg"]) if config else _as_transformers_says(folder)
+        spec = ImageSpec(**told, max_pixels=max_pixels)
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        message = f"the backbone in {folder} does not say how timm or transformers prepares its images: {error!r}"
+        raise ConfigError(message) from error
     return ImageFiles(spec)
+
+
+def _as_timm_says(config: dict[str, Any]) -> dict[str, Any]:
+    channels, height, width = config["input_size"]
+    return {
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "resize": "squash" if config.get("crop_mode") == "squash" else "crop",
+        "crop": config.get("crop_pct") or 1.0,
+        "interpolation": config.get("interpolation", "bicubic"),
+        "mean": tuple(config["mean"]),
+        "std": tuple(config["std"]),
+    }
+
+
+def _as_transformers_says(folder: Path) -> dict[str, Any]:
+    config = json.loads((folder / "preprocessor_config.json").read_text())
+    size, cut = config["size"], config.get("crop_size") if config.get("do_center_crop") else None
+    shortest = size.get("shortest_edge") if isinstance(size, dict) else None
+    wanted = cut or (shortest or size)
+    height, width = (wanted["height"], wanted["width"]) if isinstance(wanted, dict) else (wanted, wanted)
+    return {
+        "height": height,
+        "width": width,
+        "channels": len(config["image_mean"]),
+        "resize": "crop" if shortest else "squash",
+        "crop": min(height / shortest, 1.0) if shortest else 1.0,
+        "interpolation": RESAMPLING[config.get("resample", 2)],
+        "mean": tuple(config["image_mean"]),
+        "std": tuple(config["image_std"]),
+    }
 
 
 def timm_config(folder: Path) -> dict[str, Any]:

@@ -34,21 +34,7 @@ class TextEncoder(Encoder):
     @classmethod
     def load(cls, card: BackboneCard) -> "TextEncoder":
         """The pre-trained weights, all of them. Raises ConfigError where some are missing or the kind is unknown."""
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
-            model, found = AutoModel.from_pretrained(
-                card.folder,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"the backbone {card.source} cannot be loaded: {error}") from error
-        if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
-            raise ConfigError(f"the backbone {card.source} lacks weights, among them {missing[0]}")
-        return cls(model)
+        return cls(pretrained(card))
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -77,6 +63,25 @@ class TextEncoder(Encoder):
     def prepare_export(self) -> None:
         """Attention as plain products and a softmax, which runtimes optimise best."""
         self.model.set_attn_implementation("eager")
+
+
+def pretrained(card: BackboneCard) -> Any:
+    """A model of the transformers library with all its weights. Raises ConfigError."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model, found = AutoModel.from_pretrained(
+            card.folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the backbone {card.source} cannot be loaded: {error}") from error
+    if missing := sorted(name for name in found["missing_keys"] if not name.startswith("pooler.")):
+        raise ConfigError(f"the backbone {card.source} lacks weights, among them {missing[0]}")
+    return model
 
 
 def _layers(model: Any) -> nn.ModuleList:

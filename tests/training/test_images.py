@@ -107,7 +107,7 @@ def test_batch_statistics_move_above_the_boundary_and_stay_to_the_byte_below() -
 @pytest.mark.parametrize("config", ["{}", "no json", '{"architecture": "test_resnet"}', '{"model_type": "bert"}'])
 def test_a_folder_that_does_not_say_what_its_images_are_like_is_refused(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
-    with pytest.raises(ConfigError, match="is no image network of the timm library"):
+    with pytest.raises(ConfigError, match="does not say how timm or transformers prepares"):
         open_image_files(tmp_path, 1_000)
 
 

@@ -1,0 +1,121 @@
+"""Image networks of the transformers library, random and small."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from transformers import (
+    ConvNextConfig,
+    ConvNextModel,
+    DeiTConfig,
+    DeiTModel,
+    Dinov2Config,
+    Dinov2Model,
+    SwinConfig,
+    SwinModel,
+    ViTConfig,
+    ViTModel,
+)
+
+from regraft.errors import ConfigError
+from regraft.task import Backbone
+from tests.training.conftest import CARD
+from tests.training.pictures import save_pictures
+from tests.training.test_images import write_task
+from training.backbone import open_backbone
+from training.dataset import read_dataset
+from training.export import FP32, Exported, principal_components, write_onnx
+from training.kinds import encoder_of
+from training.network import Network
+from training.pictures import open_image_files
+from training.train import fine_tune
+from training.vision import VisionEncoder
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
+PREPARED = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+
+
+def save(folder: Path, model: Any, **prepared: Any) -> Path:
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPARED | prepared))
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [
+        (ViTModel(ViTConfig(**SMALL, intermediate_size=32)), 4),
+        (DeiTModel(DeiTConfig(**SMALL, intermediate_size=32)), 4),
+        (Dinov2Model(Dinov2Config(**SMALL)), 4),
+        (ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32)), 0),
+        (SwinModel(SwinConfig(**SWIN)), 0),
+    ],
+    ids=lambda value: value.config.model_type if hasattr(value, "config") else str(value),
+)  # fmt: skip
+def test_any_network_for_images_answers_as_it_did_cut_or_whole_in_pytorch_and_exported(
+    model: Any, layers: int, tmp_path: Path
+) -> None:
+    card = open_backbone(Backbone(source=str(save(tmp_path, model))))
+    encoder = encoder_of(card, open_image_files(tmp_path, 1_000_000))
+    assert isinstance(encoder, VisionEncoder)
+    assert len(encoder.layers) == layers
+    network = Network(encoder, labels=3, frozen=0.75, seed=0)
+    assert [group.name for group in network.groups()] == ["head", "layer 3"][: 1 + bool(layers)]
+    network.learning_mode(on=False)
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        states = model.eval()(pixel_values=pixels).last_hidden_state
+        whole = states.mean(dim=(2, 3)) if states.dim() == 4 else states.mean(dim=1)
+        output = network(pixels)
+    torch.testing.assert_close(output.pooled, whole, atol=1e-5, rtol=1e-4)
+    write_onnx(Exported(network, 1.0, principal_components(np.eye(16, dtype=np.float32), 2)), tmp_path / FP32)
+    (answered,) = onnxruntime.InferenceSession(tmp_path / FP32).run(["probabilities"], {"pixels": pixels.numpy()})
+    assert np.abs(answered - output.logits.softmax(dim=1).numpy()).max() < 1e-5
+
+
+def test_a_vision_transformer_is_fine_tuned_on_pictures(tmp_path: Path) -> None:
+    save_pictures(tmp_path / "pictures", 20)
+    torch.manual_seed(7)
+    backbone = save(tmp_path / "vit", ViTModel(ViTConfig(**SMALL, intermediate_size=32)))
+    task = write_task(tmp_path, backbone)
+    manifest = fine_tune(task, read_dataset(task), tmp_path / "run", version="v")
+    assert manifest.test["accuracy"].value > 0.8
+    assert manifest.backbone["input_format"] == "images of 32 pixels in 3 channels"
+
+
+@pytest.mark.parametrize(
+    ("prepared", "height", "resize", "crop"),
+    [
+        ({}, 32, "squash", 1.0),
+        ({"size": 48}, 48, "squash", 1.0),
+        (
+            {"size": {"shortest_edge": 64}, "do_center_crop": True, "crop_size": {"height": 56, "width": 56}},
+            56,
+            "crop",
+            0.875,
+        ),
+        ({"size": {"shortest_edge": 64}}, 64, "crop", 1.0),
+    ],
+)
+def test_pictures_are_prepared_as_the_network_was_trained(
+    prepared: dict[str, Any], height: int, resize: str, crop: float, tmp_path: Path
+) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PREPARED | prepared))
+    spec = open_image_files(tmp_path, 1_000_000).spec
+    assert (spec.height, spec.width, spec.resize, spec.crop) == (height, height, resize, crop)
+    assert (spec.mean, spec.interpolation) == ((0.5, 0.5, 0.5), "bicubic")
+
+
+def test_a_network_that_takes_no_such_pictures_is_named(tmp_path: Path) -> None:
+    folder = save(tmp_path, ViTModel(ViTConfig(**SMALL, intermediate_size=32)), size=40)
+    with pytest.raises(ConfigError, match="the architecture 'vit' takes no images as its preprocessor makes them"):
+        encoder_of(open_backbone(Backbone(source=str(folder))), open_image_files(folder, 1_000_000))
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ConfigError, match="does not say how timm or transformers prepares its images"):
+        open_image_files(folder, 1_000_000)
