@@ -165,7 +165,7 @@ def _on_scratch(manifest: Manifest, proof: Proof) -> Iterator[str]:
     found = saved(manifest, proof)
     if found and found.transfer is None:
         yield "From scratch the same network got better on validation than fine-tuned: consider it."
-    elif found and found.transfer is not None and proof.scratch:
+    elif found and found.share is not None and found.transfer is not None and found.share > 0:
         yield (
             f"The pre-trained start saved {found.share:.0%} of the time: as good as the best from scratch after"
             f" {duration(found.transfer)} instead of {duration(found.scratch)}."
