@@ -106,6 +106,7 @@ class QueueQuery(Body):
 class RetrainingBody(Body):
     who: Name
     why: Annotated[str, Field(min_length=1, max_length=2_000)]
+    target: dict[str, str] = Field({}, max_length=8)  # conditions of the rows that it is about
 
 
 def create_app(monitor: Monitor) -> FastAPI:
@@ -237,7 +238,8 @@ def check_drift(request: Request) -> Response:
 
 
 def request_retraining(request: Request, body: RetrainingBody) -> Response:
-    return _json(_request(_monitor(request).force_retraining(who=body.who, why=body.why)), status=202)
+    asked = _monitor(request).force_retraining(who=body.who, why=body.why, target=body.target)
+    return _json(_request(asked), status=202)
 
 
 def _item(item: QueueItem, *, reveal: bool) -> dict[str, Any]:

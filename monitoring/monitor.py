@@ -132,8 +132,8 @@ class Monitor:
             raise Conflict(f"the check waits for {answer['waiting_for']}")
         return str(answer["check"])
 
-    def force_retraining(self, *, who: str, why: str) -> RetrainingRequested:
-        """Ask for a candidate without waiting for labels or for the cool-down to end.
+    def force_retraining(self, *, who: str, why: str, target: dict[str, str] | None = None) -> RetrainingRequested:
+        """Ask for a candidate without waiting for labels or for the cool-down to end; for the slice `target` if given.
 
         Raises NotReady before the first release, Conflict while a candidate is made or tested.
         """
@@ -143,10 +143,16 @@ class Monitor:
         if waiting := policy.in_the_way(state):
             raise Conflict(f"retraining has to wait for {' and '.join(waiting)}")
         reason = policy.Reason(policy.ReasonCode.FORCED, f"{who} asked for it: {why}")
-        return self._request(state, (reason,), who=who, forced=True)
+        return self._request(state, (reason,), who=who, forced=True, target=target)
 
     def _request(
-        self, state: LoopState, reasons: tuple[policy.Reason, ...], *, who: str, forced: bool = False
+        self,
+        state: LoopState,
+        reasons: tuple[policy.Reason, ...],
+        *,
+        who: str,
+        forced: bool = False,
+        target: dict[str, str] | None = None,
     ) -> RetrainingRequested:
         request = RetrainingRequested(
             id=state.next_request_id(),
@@ -154,6 +160,7 @@ class Monitor:
             new_labels=self.standing.new_labels,
             who=who,
             forced=forced,
+            target=target or {},
         )
         self._log.append([request])
         for reason in reasons:

@@ -147,7 +147,10 @@ class DriftMeasured(Event):
 
 
 class RetrainingRequested(Event):
-    """The policy, or a person, asked for a candidate. Reviews given up to `at` may be used."""
+    """The policy, or a person, asked for a candidate. Reviews given up to `at` may be used.
+
+    `target` names conditions of the rows that it is about, a failing slice: they count for more in training.
+    """
 
     retained: ClassVar[bool] = True
 
@@ -156,6 +159,7 @@ class RetrainingRequested(Event):
     new_labels: int
     who: str = "policy"
     forced: bool = False
+    target: dict[str, str] = {}
 
 
 class CandidateRegistered(Event):

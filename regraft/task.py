@@ -95,6 +95,9 @@ class Training(Section):
     warmup: Fraction = 0.1
     loss: Literal["auto", "cross_entropy", "focal"] = Field("auto", description="auto: focal at 10:1 or worse")
     label_weights: Literal["equal", "balanced"] = Field("equal", description="balanced: rare labels count for more")
+    few_shot: Literal["auto", "on", "off"] = Field(
+        "auto", description="contrast labels, then fit the head to what comes of it; auto: on few training rows"
+    )
     adapter: int = Field(0, ge=0, le=4, description="layers between backbone and head; 2 to 4 suit a frozen backbone")
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of tokens left out at random, in training alone"

@@ -4,6 +4,7 @@ backbone (or the version that serves) -> stages -> the better of the two on the 
 """
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +60,9 @@ class Reader(NamedTuple):
 
     def hidden(self, name: str, rows: list[Row]) -> HiddenStates:
         # Files are named after the boundary: those of the stage before may still be mapped.
+        file = self.folder / f"{name}-{self.network.boundary}.hidden"
         if self.team.is_main:
-            for old in self.folder.glob(f"{name}-*.hidden"):
+            for old in set(self.folder.glob(f"{name}-*.hidden")) - {file}:
                 old.unlink()
         return hidden_states(
             self.network,
@@ -68,7 +70,7 @@ class Reader(NamedTuple):
             self.source.preprocessor.encode([row.input for row in rows]),
             dtype=self.dtype,
             cache_bytes=self.source.task.training.cache_bytes,
-            file=self.folder / f"{name}-{self.network.boundary}.hidden",
+            file=file,
             team=self.team,
         )
 
@@ -108,22 +110,37 @@ class Learned:
 
 
 def learn(source: Source, folder: Path, clock: Clock, *, warm: Path | None = None, team: Team = ALONE) -> Learned:
-    """Train from the backbone, and from the version in the folder `warm` too if there is one and it fits."""
-    learned = _learn(source, folder, clock, None, team)
+    """Train from the backbone, or from the version in the folder `warm` where it is better after the first stage."""
     if warm is None:
-        return learned
+        return _learn(source, folder, clock, team)
+    cold = _learn(source, folder / "cold", clock, team, only_first=True)
+    weights = None
     try:
-        other = _learn(source, folder / "warm", clock, load_file(warm / SUFFIX), team)
+        weights = load_file(warm / SUFFIX)
+        other = _learn(source, folder / "warm", clock, team, weights, only_first=True)
     except (ConfigError, OSError) as error:
         _log.warning("production is no place to start from: %s", error)
-        return learned
-    first, second = sorted((learned, other), key=_reached, reverse=True)
-    _log.info("started from the %s, macro F1 on validation %.3f", first.started_from, first.progress.best_macro_f1)
-    first.others[second.started_from] = second.progress.best_macro_f1
-    return first
+        other = cold
+    best, second = sorted((cold, other), key=_reached, reverse=True)
+    _log.info("goes on from the %s, macro F1 on validation %.3f", best.started_from, best.progress.best_macro_f1)
+    if not (folder / CHECKPOINT).is_file():
+        shutil.copytree(best.reader.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.hidden"))
+    learned = _learn(source, folder, clock, team, None if best is cold else weights)
+    if other is not cold:
+        learned.others[second.started_from] = second.progress.best_macro_f1
+    return learned
 
 
-def _learn(source: Source, folder: Path, clock: Clock, warm: dict[str, Tensor] | None, team: Team) -> Learned:
+def _learn(
+    source: Source,
+    folder: Path,
+    clock: Clock,
+    team: Team,
+    warm: dict[str, Tensor] | None = None,
+    *,
+    only_first: bool = False,
+) -> Learned:
+    """Through all stages, or those that are left: a training goes on from the checkpoint in its folder."""
     task, settings = source.task, source.task.training
     with clock.step("load the backbone"):
         network = Network(
@@ -147,6 +164,7 @@ def _learn(source: Source, folder: Path, clock: Clock, warm: dict[str, Tensor] |
     loss = losses.choose(settings, truth, len(task.labels))
     _log.info("loss: %s, because %s", loss.name, loss.reason)
     with clock.step("train"):
+        stages = stages[:1] if only_first else stages
         progress, material = fit(network, stages, reader.material, Rules(settings, loss, reader.dtype, team), folder)
     kept = [end.boundary for end in progress.stages if end.kept]
     boundary = network.boundary

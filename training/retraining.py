@@ -5,7 +5,7 @@ candidate and production -> the original test part, and the newest labels -> pai
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,7 @@ from training.split import grouped
 from training.train import texts
 from training.value import worth
 
+TARGETED = 3.0  # times as much as others count the rows that a retraining is about
 FEWEST_NEWEST = 20  # labels; fewer say nothing about which of two versions is better
 
 # The newest review of each prediction, of those given until a moment: the same answer whenever it is asked.
@@ -40,7 +41,7 @@ WITH reviewed AS (
     SELECT prediction_id, arg_max(label, id) AS label, arg_max(happened_at, id) AS reviewed_at, max(id) AS review_id
     FROM records WHERE kind = 'review_given' AND happened_at <= $until GROUP BY prediction_id
 )
-SELECT p.id, p.input, r.label, r.review_id
+SELECT p.id, p.input, r.label, r.review_id, p.metadata
 FROM reviewed r JOIN predictions p ON p.id = r.prediction_id
 WHERE p.input IS NOT NULL ORDER BY r.reviewed_at, r.review_id
 """
@@ -56,20 +57,24 @@ class Material(NamedTuple):
 def reviewed_rows(
     history: History, until: datetime, labels: Sequence[str], inputs: InputStore | None = None
 ) -> list[Row]:
-    """Predictions as labelled examples, in order of review. Labels that the task no longer has are left out, and images
-    that are no longer among the `inputs`."""
+    """Predictions as labelled examples, in order of review; what callers said of them are their conditions.
+
+    Labels that the task no longer has are left out, and images that are no longer among the `inputs`.
+    """
     connection = history.connect()
     try:
         found = connection.execute(_REVIEWED, {"until": as_utc(until)}).fetchall()
     finally:
         connection.close()
-    known = [one for one in found if one[2] in labels]
+    rows = [
+        Row(id_, value, label, f"review {review}", conditions=dict(metadata or {}))
+        for id_, value, label, review, metadata in found
+        if label in labels
+    ]
     if inputs is None:
-        return [Row(id_, text, label, f"review {review}") for id_, text, label, review in known]
+        return rows
     return [
-        Row(id_, inputs.address(reference), label, f"review {review}", content=reference)
-        for id_, reference, label, review in known
-        if inputs.has(reference)
+        row._replace(input=inputs.address(row.input), content=row.input) for row in rows if inputs.has(row.input)
     ]
 
 
@@ -111,18 +116,35 @@ def assemble(
     return Material(Dataset(together, original.findings, card), newest)
 
 
+def aimed(material: Material, target: Mapping[str, str]) -> Material:
+    """Training rows that meet all conditions of `target` (a row's label is one of them) count for more.
+
+    Raises DataError if there is none.
+    """
+    if not target:
+        return material
+    dataset = material.dataset
+    hit = [row.id for row in dataset.parts.train if target.items() <= {**row.conditions, "label": row.label}.items()]
+    if not hit:
+        asked = ", ".join(f"{name} = {value}" for name, value in target.items())
+        raise DataError(f"no training row has {asked}: there is nothing to learn from for this slice yet")
+    card = dataset.card | {"targeted": {"conditions": dict(target), "rows": len(hit), "weight": TARGETED}}
+    return material._replace(dataset=dataset._replace(card=card, weights=dict.fromkeys(hit, TARGETED)))
+
+
 def frozen(file: Path, make: Callable[[], Material]) -> Material:
     """What `make` gives, kept in `file`: a run that goes on finds the data that it began with."""
     if not file.is_file():
         dataset, newest = make()
-        body = {"parts": dataset.parts._asdict(), "findings": dataset.findings, "card": dataset.card, "newest": newest}
+        body = dataset._asdict() | {"parts": dataset.parts._asdict(), "weights": {**dataset.weights}, "newest": newest}
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.part")
         part.write_text(json.dumps(body))
         part.replace(file)
     body = json.loads(file.read_text())
     parts = Parts(**{name: [Row(*row) for row in rows] for name, rows in body["parts"].items()})
-    return Material(Dataset(parts, body["findings"], body["card"]), [Row(*row) for row in body["newest"]])
+    dataset = Dataset(parts, body["findings"], body["card"], body["weights"])
+    return Material(dataset, [Row(*row) for row in body["newest"]])
 
 
 def compare_versions(

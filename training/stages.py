@@ -3,6 +3,7 @@
 A stage takes over the best of the one before. What comes of it is kept only if it is better; see training/loop.py.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,9 @@ from training.network import boundary_of
 
 FEW = 500  # training rows; with fewer, more layers learn the rows by heart
 STAGES = 2
+FEW_SHOT = 0
+CONTRAST = 0.2
+FEWEST_BATCHES = 30
 MOST_EPOCHS = 50  # without early stopping
 
 
@@ -35,8 +39,10 @@ def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
     layers on few rows, many epochs that nothing stops.
     """
     first = boundary_of(settings.frozen, layers)
+    if settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT):
+        return [Stage(first, _epochs(settings, rows), settings.learning_rate * CONTRAST, "contrast")]
     count = settings.stages or (STAGES if rows >= FEW else 1)
-    stages = [Stage(first, settings.epochs, settings.learning_rate)]
+    stages = [Stage(first, _epochs(settings, rows), settings.learning_rate)]
     for number in range(1, count):
         boundary = min(boundary_of(max(settings.frozen - number * settings.thaw, 0), layers), stages[-1].boundary - 1)
         if boundary >= 0:
@@ -45,6 +51,11 @@ def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
     if not settings.force:
         _refuse(settings, stages, layers, rows)
     return stages
+
+
+def _epochs(settings: Training, rows: int) -> int:
+    """As many as the task says, and more where they would be next to no batches."""
+    return max(settings.epochs, math.ceil(FEWEST_BATCHES / math.ceil(rows / settings.batch_size)))
 
 
 def _refuse(settings: Training, stages: list[Stage], layers: int, rows: int) -> None:

@@ -107,6 +107,7 @@ class Worker:
             version=version,
             request_id=request.id,
             parent=release.production,
+            warm=production[0],
         )
         evidence: dict[str, Any] = retraining.compare_versions(
             self.task, material, (version_folder(folder), candidate), production
@@ -125,7 +126,8 @@ class Worker:
             raise DataError("there are no reviewed predictions to learn from")
         seen = retraining.trained_on(production)
         newest_share, alike = self.task.retraining.newest_share, self.task.data.near_duplicates
-        return retraining.assemble(read_dataset(self.task), reviewed, seen, newest_share, alike)
+        material = retraining.assemble(read_dataset(self.task), reviewed, seen, newest_share, alike)
+        return retraining.aimed(material, request.target)
 
     def start_experiment(self, outcome: CandidateRegistered) -> None:
         """Once for each candidate, whoever ended its experiment since."""

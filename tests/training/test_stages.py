@@ -2,7 +2,7 @@ import pytest
 
 from regraft.errors import ConfigError
 from regraft.task import Training
-from training.stages import FEW, plan
+from training.stages import FEW, FEWEST_BATCHES, plan
 
 LAYERS = 10
 
@@ -21,6 +21,17 @@ def test_each_stage_thaws_a_fifth_of_the_layers_more_at_a_tenth_of_the_rate() ->
 def test_each_stage_thaws_at_least_one_layer_and_none_below_the_first() -> None:
     assert [stage.boundary for stage in plan(Training(frozen=0.75, stages=4), 3, 10_000)] == [2, 1, 0]
     assert boundaries(frozen=1.0, stages=2) == [10, 8]
+
+
+def test_next_to_no_rows_get_more_epochs() -> None:
+    assert plan(Training(epochs=4, batch_size=32, few_shot="off"), LAYERS, 24)[0].epochs == FEWEST_BATCHES
+    assert plan(Training(epochs=4, batch_size=32), LAYERS, 10_000)[0].epochs == 4
+
+
+def test_contrasting_is_one_stage_of_its_own() -> None:
+    (stage,) = plan(Training(few_shot="on"), LAYERS, 10_000)
+    assert (stage.objective, stage.boundary) == ("contrast", 7)
+    assert all(stage.objective == "classify" for stage in plan(Training(few_shot="off"), LAYERS, 60))
 
 
 def test_few_rows_get_one_stage() -> None:

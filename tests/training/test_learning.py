@@ -1,0 +1,160 @@
+"""Where training starts, who takes part in it, and what it may leave behind."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from regraft.task import Task
+from tests.training.conftest import examples, save_backbone, write_task
+from training import network
+from training.backbone import open_backbone, open_preprocessor
+from training.clock import Clock
+from training.dataset import read_dataset
+from training.learning import SUFFIX, Learned, Source, learn
+
+NO_CHANCE = {"learning_rate": 1e-9, "epochs": 1}
+
+
+def source_of(task: Task, **settings: object) -> Source:
+    task = task.model_copy(update={"training": task.training.model_copy(update=settings)})
+    card = open_backbone(task.backbone)
+    return Source(task, card, open_preprocessor(task, card), read_dataset(task).parts)
+
+
+@pytest.fixture(scope="module")
+def production(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> tuple[Task, Learned, Path]:
+    folder = tmp_path_factory.mktemp("production")
+    task = Task.load(write_task(folder, backbone, examples(300)))
+    learned = learn(source_of(task, epochs=2), folder, Clock())
+    save_file({name: value.contiguous() for name, value in learned.changed().items()}, folder / SUFFIX)
+    return task, learned, folder
+
+
+def test_it_goes_on_from_production_where_that_is_better(
+    production: tuple[Task, Learned, Path], tmp_path: Path
+) -> None:
+    task, before, folder = production
+    learned = learn(source_of(task, **NO_CHANCE), tmp_path, Clock(), warm=folder)
+    assert learned.started_from == "production"
+    assert learned.progress.best_macro_f1 == pytest.approx(before.progress.best_macro_f1, abs=0.02)
+    assert learned.others["backbone"] < learned.progress.best_macro_f1
+    # All that differs from the backbone travels, and taking it away gives the backbone back.
+    assert learned.changed().keys() == before.changed().keys()
+    learned.undo()
+    assert all(torch.equal(value, before.untouched[name]) for name, value in learned.changed().items())
+
+
+def test_it_starts_from_the_backbone_where_production_is_no_better(
+    production: tuple[Task, Learned, Path], tmp_path: Path
+) -> None:
+    task, _, folder = production
+    spoilt = {name: torch.full_like(value, 1e3) for name, value in load_file(folder / SUFFIX).items()}
+    save_file(spoilt, tmp_path / SUFFIX)
+    learned = learn(source_of(task, epochs=2), tmp_path / "run", Clock(), warm=tmp_path)
+    assert learned.started_from == "backbone"
+    assert learned.others.keys() == {"production"}
+
+
+@pytest.mark.parametrize("suffix", [{"head.weight": torch.zeros(7, 32)}, {"elsewhere": torch.zeros(1)}, None])
+def test_production_of_another_shape_is_no_place_to_start_from(
+    production: tuple[Task, Learned, Path], tmp_path: Path, suffix: dict[str, torch.Tensor] | None
+) -> None:
+    if suffix:
+        save_file(suffix, tmp_path / SUFFIX)
+    learned = learn(source_of(production[0], **NO_CHANCE), tmp_path / "run", Clock(), warm=tmp_path)
+    assert (learned.started_from, learned.others) == ("backbone", {})
+
+
+def test_it_can_be_called_again_when_it_was_through(production: tuple[Task, Learned, Path], tmp_path: Path) -> None:
+    """Also after the stage in which the better start was found."""
+    task, _, folder = production
+    source = source_of(task, epochs=1, stages=2, stage_epochs=1, force=True)
+    once, again = (learn(source, tmp_path, Clock(), warm=folder) for _ in range(2))
+    assert once.progress.curve == again.progress.curve
+    assert all(torch.equal(value, again.changed()[name]) for name, value in once.changed().items())
+
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from regraft.task import Task
+from tests.training.test_learning import curve_of, source_of
+from training import network
+from training.clock import Clock
+from training.dataset import read_dataset
+from training.learning import learn
+from training.processes import join
+from training.train import take_part
+
+network.DROPOUT = 0.0
+team = join()
+assert (team.count, team.agree(team.index)) == (2, 0)
+source, folder = source_of(Task.load(Path(sys.argv[1]))), Path(sys.argv[2])
+if team.is_main:
+    learned = learn(source, folder, Clock(), team=team)
+    print(json.dumps([curve_of(learned), learned.network.head.weight.tolist()]))
+else:
+    take_part(source.task, read_dataset(source.task), folder, team)
+team.wait()
+torch.distributed.destroy_process_group()
+"""
+
+
+def curve_of(learned: Learned) -> list[list[float]]:
+    curve = learned.progress.curve
+    return [[point.train_loss, point.train_macro_f1, point.validation_loss, point.learning_rate] for point in curve]
+
+
+def trained_by_two(task_file: Path, folder: Path) -> Any:
+    """What the first of two processes says after training together."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = os.environ | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(task_file), str(folder)],
+            env=shared | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=180) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return json.loads(said[0][0].splitlines()[-1])
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> Path:
+    """A backbone without dropout."""
+    folder = save_backbone(tmp_path / "still")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_two_processes_give_the_same_result_as_one(
+    tmp_path: Path, still: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the order in which floats are added; without dropout, which draws for each process on its own."""
+    monkeypatch.setattr(network, "DROPOUT", 0.0)
+    stages = {"learning_rate": 5e-3, "epochs": 1, "stages": 2, "stage_epochs": 1, "force": True}
+    file = write_task(tmp_path, still, examples(150), training={"batch_size": 7} | stages)
+    alone = learn(source_of(Task.load(file)), tmp_path / "one", Clock())
+    curve, head = trained_by_two(file, tmp_path / "two")
+    torch.testing.assert_close(torch.tensor(curve), torch.tensor(curve_of(alone)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(head), alone.network.head.weight.detach(), rtol=0, atol=1e-4)
