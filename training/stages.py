@@ -12,10 +12,9 @@ from regraft.task import Training
 from training.network import boundary_of
 
 FEW = 500  # training rows; with fewer, more layers learn the rows by heart
+FEW_SHOT = 100  # training rows; with fewer, contrasting labels was better wherever it was compared: docs/decisions.md
 STAGES = 2
-FEW_SHOT = 0
-CONTRAST = 0.2
-FEWEST_BATCHES = 30
+FEWEST_BATCHES = 30  # of the first stage
 MOST_EPOCHS = 50  # without early stopping
 
 
@@ -40,7 +39,7 @@ def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
     """
     first = boundary_of(settings.frozen, layers)
     if settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT):
-        return [Stage(first, _epochs(settings, rows), settings.learning_rate * CONTRAST, "contrast")]
+        return [Stage(first, _epochs(settings, rows), settings.learning_rate, "contrast")]
     count = settings.stages or (STAGES if rows >= FEW else 1)
     stages = [Stage(first, _epochs(settings, rows), settings.learning_rate)]
     for number in range(1, count):

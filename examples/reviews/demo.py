@@ -185,7 +185,7 @@ async def drift(timeline: Timeline, callers: Callers, tweets: Iterator[Snippet])
 
 async def retraining(timeline: Timeline, callers: Callers, tweets: Iterator[Snippet]) -> str:
     say("RETRAINING: the original data and the reviewed labels. The service goes on answering meanwhile")
-    registered = timeline.wait_for(CandidateRegistered, seconds=300, unless=CandidateRefused)
+    registered = timeline.wait_for(CandidateRegistered, seconds=480, unless=CandidateRefused)
     version = (await send_until(registered, callers, tweets, per_second=2)).version
     await timeline.wait_for(ReleaseChanged, lambda change: change.candidate == version, seconds=30)
     return version

@@ -245,13 +245,14 @@ def test_reports_are_served_shut_off_from_everything(stage: Stage, monitor: Moni
 
 
 def test_a_person_may_ask_for_retraining_but_not_twice(stage: Stage, monitor: Monitor, client: TestClient) -> None:
-    wish = {"who": "ann", "why": "new slang"}
+    wish = {"who": "ann", "why": "new slang", "target": {"source": "phone"}}
     assert client.post("/retraining", json=wish).json()["error"]["code"] == "not_ready"
     stage.released("v1")
     answer = client.post("/retraining", json=wish)
     assert answer.status_code == 202
     assert answer.json()["reasons"] == ["ann asked for it: new slang"]
     assert answer.json()["forced"]
+    assert answer.json()["target"] == {"source": "phone"}
     refused = client.post("/retraining", json=wish)
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
     assert client.post("/retraining", json={"who": "ann"}).status_code == 422
