@@ -73,13 +73,14 @@ def hidden_states(
     lengths = [encoding.length for encoding in encodings]
     starts = torch.from_numpy(np.cumsum([0, *network.encoder.positions(lengths, network.boundary)]))
     states: Tensor | None = None
+    device = network.head.weight.device
     network.learning_mode(on=False)
-    with torch.no_grad(), computing(dtype, team.device):
+    with torch.no_grad(), computing(dtype, device):
         for number, indices in enumerate(batches_by_length(lengths, PREFIX_BATCH)):
             if states is not None and number % team.local_count != team.local_index:
                 continue
             tensors = preprocessor.collate([encodings[index] for index in indices])
-            inputs = [torch.from_numpy(values).to(team.device) for values in tensors.values()]
+            inputs = [torch.from_numpy(values).to(device) for values in tensors.values()]
             hidden = network.prefix(*inputs).states.cpu()
             if states is None:
                 in_memory = cache_bytes if team.local_count == 1 else 0

@@ -106,6 +106,7 @@ class Learned:
     def undo(self) -> Material:
         """Make the network what it was before anything learned; returns hidden states that fit it."""
         self.network.load_trained_state(self.untouched)
+        self.network.to(self.reader.team.device)
         return self.material if self.started_from == "backbone" else self.reader.material()
 
 
@@ -124,7 +125,7 @@ def learn(source: Source, folder: Path, clock: Clock, *, warm: Path | None = Non
     best, second = sorted((cold, other), key=_reached, reverse=True)
     _log.info("goes on from the %s, macro F1 on validation %.3f", best.started_from, best.progress.best_macro_f1)
     if not (folder / CHECKPOINT).is_file():
-        shutil.copytree(best.reader.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.hidden"))
+        _carry_over(best.reader.folder, folder)
     learned = _learn(source, folder, clock, team, None if best is cold else weights)
     if other is not cold:
         learned.others[second.started_from] = second.progress.best_macro_f1
@@ -182,6 +183,14 @@ def _learn(
         others={},
         description=description,
     )
+
+
+def _carry_over(start: Path, folder: Path) -> None:
+    """The checkpoint comes last and whole, so that its being there means that all is."""
+    shutil.copytree(start / "tensorboard", folder / "tensorboard", dirs_exist_ok=True)
+    part = folder / f".{CHECKPOINT}.part"
+    shutil.copyfile(start / CHECKPOINT, part)
+    part.replace(folder / CHECKPOINT)
 
 
 def _reached(learned: Learned) -> tuple[float, float]:

@@ -87,7 +87,7 @@ def fine_tune(
 
     with clock.step("export"):
         projection = principal_components(pooled_of(network, train.hidden, dtype), task.export.features)
-        exported = Exported(network, calibration.temperature, projection)
+        exported = Exported(network.cpu(), calibration.temperature, projection)
         write_onnx(exported, out / FP32)
         preprocessor.save(out)
         encodings = preprocessor.encode(texts(parts.validation))

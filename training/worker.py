@@ -27,7 +27,7 @@ from regraft.releases import ReleaseFollower
 from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import VersionStore
-from training import experiment, report, retraining
+from training import experiment, processes, report, retraining
 from training.dataset import read_dataset
 from training.train import fine_tune, version_folder
 
@@ -108,6 +108,7 @@ class Worker:
             request_id=request.id,
             parent=release.production,
             warm=production[0],
+            team=processes.join(),
         )
         evidence: dict[str, Any] = retraining.compare_versions(
             self.task, material, (version_folder(folder), candidate), production
