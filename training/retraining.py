@@ -73,9 +73,7 @@ def reviewed_rows(
     ]
     if inputs is None:
         return rows
-    return [
-        row._replace(input=inputs.address(row.input), content=row.input) for row in rows if inputs.has(row.input)
-    ]
+    return [row._replace(input=inputs.address(row.input), content=row.input) for row in rows if inputs.has(row.input)]
 
 
 def trained_on(folder: Path) -> set[str]:

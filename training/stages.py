@@ -38,7 +38,8 @@ def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
     layers on few rows, many epochs that nothing stops.
     """
     first = boundary_of(settings.frozen, layers)
-    if settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT):
+    movable = first < layers or settings.adapter > 0  # contrasting moves vectors, and the head comes after them
+    if movable and (settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT)):
         return [Stage(first, _epochs(settings, rows), settings.learning_rate, "contrast")]
     count = settings.stages or (STAGES if rows >= FEW else 1)
     stages = [Stage(first, _epochs(settings, rows), settings.learning_rate)]

@@ -32,6 +32,8 @@ def test_contrasting_is_one_stage_of_its_own() -> None:
     (stage,) = plan(Training(few_shot="on"), LAYERS, 10_000)
     assert (stage.objective, stage.boundary) == ("contrast", 7)
     assert all(stage.objective == "classify" for stage in plan(Training(few_shot="off"), LAYERS, 60))
+    (immovable,) = plan(Training(few_shot="on", frozen=1.0, stages=1), LAYERS, 60)
+    assert immovable.objective == "classify"
 
 
 def test_few_rows_get_one_stage() -> None:
