@@ -22,7 +22,7 @@ def make_optimizer(network: Network, stage: Stage, settings: Training, rows: int
     decay = settings.weight_decay
     if decay is None:
         decay = WEIGHT_DECAY if rows >= FEW else WEIGHT_DECAY_FEW
-    return torch.optim.AdamW(groups, lr=stage.learning_rate, weight_decay=decay)
+    return torch.optim.AdamW(groups, lr=stage.learning_rate, weight_decay=decay, fused=True)
 
 
 def set_learning_rate(

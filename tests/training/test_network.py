@@ -323,9 +323,19 @@ def test_bfloat16_halves_the_cache_and_hardly_changes_it(task: Task, tmp_path: P
     assert (plain.states - half.states.float()).norm() < 0.02 * plain.states.norm()
 
 
-def test_auto_takes_bfloat16_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert precision.choose("auto") == torch.bfloat16
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert precision.choose("auto") == torch.float32
+@pytest.mark.parametrize(
+    ("processor", "chosen"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
+        ({"avx512_bf16": True, "amx_bf16": False, "cpu_name": "Intel Xeon"}, torch.float32),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"bf16": True}, torch.bfloat16),
+        ({}, torch.float32),
+    ],
+)
+def test_auto_takes_bfloat16_where_the_processor_multiplies_it_faster(
+    monkeypatch: pytest.MonkeyPatch, processor: dict[str, object], chosen: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    assert precision.choose("auto") == chosen
     assert precision.choose("bf16") == torch.bfloat16
