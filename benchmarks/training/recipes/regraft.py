@@ -1,0 +1,80 @@
+"""Regraft: what `regraft train` does until there is a calibrated network, with its defaults; then the test part.
+
+Reports, baselines and exports are left out: nobody else makes any.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `regraft train` does, before torch is imported
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.training.recipes.job import Answers, Examples, Job, perform
+from regraft.task import Task
+from training.backbone import open_backbone
+from training.calibrate import fit_temperature
+from training.clock import Clock
+from training.data import Parts, Row
+from training.kinds import preprocessor_of
+from training.learning import Source, learn
+from training.outputs import logits_of
+
+
+def run(job: Job) -> Answers:
+    started, clock = time.perf_counter(), Clock()
+    source = source_of(job)
+    with tempfile.TemporaryDirectory() as folder:
+        learned = learn(source, Path(folder), clock)
+        network, dtype, validation = learned.network, learned.reader.dtype, learned.material.validation
+        fit_temperature(logits_of(network, validation.hidden, dtype), validation.labels.numpy())
+        on_test = logits_of(network, learned.reader.hidden("test", source.parts.test), dtype)
+    curve = learned.progress.curve
+    before = sum(seconds for step, seconds in clock.seconds.items() if step != "train")  # of all stages
+    whole = time.perf_counter() - started
+    return Answers(
+        test=on_test.argmax(axis=1).tolist(),
+        curve=[point.validation_macro_f1 for point in curve],
+        moments=[(before + point.seconds) / whole for point in curve],
+    )
+
+
+def source_of(job: Job) -> Source:
+    task = task_of(job)
+    card = open_backbone(task.backbone)
+    parts = Parts(*(rows_of(part, name) for name, part in zip(Parts._fields, parts_of(job), strict=True)))
+    return Source(task, card, preprocessor_of(task, card), parts)
+
+
+def task_of(job: Job) -> Task:
+    training = {"seed": job.seed} | ({} if job.rate is None else {"learning_rate": job.rate})
+    return Task.model_validate(
+        {
+            "name": "benchmark",
+            "input": job.kind,
+            "labels": [str(label) for label in range(job.classes)],
+            "backbone": {"source": job.backbone},
+            "data": {"files": ["given.csv"]},
+            "training": training,
+            "serving": {"max_tokens": job.max_tokens},
+        }
+    )
+
+
+def parts_of(job: Job) -> tuple[Examples, Examples, Examples]:
+    return job.train, job.validation, job.test
+
+
+def rows_of(part: Examples, name: str) -> list[Row]:
+    return [
+        Row(id=f"{name}-{number}", input=one, label=str(label), place=f"{name}:{number}")
+        for number, (one, label) in enumerate(zip(part.inputs, part.labels, strict=True))
+    ]
+
+
+if __name__ == "__main__":
+    torch.set_num_interop_threads(1)
+    perform(run)
