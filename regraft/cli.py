@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from regraft import __version__, keys_file, releases, supervision
+from regraft.answers import FIGURES
 from regraft.errors import ConfigError, RegraftError
 from regraft.eventlog import open_log
 from regraft.keys import Key, Scope, digest, new_secret
@@ -96,10 +97,11 @@ def list_versions(settings: Settings) -> None:
     release = releases.current(open_log(settings.log))
     for manifest in VersionStore(settings.versions).list():
         arm = {release.production: "production", release.candidate: "candidate"}.get(manifest.version, "")
-        accuracy = manifest.test["accuracy"]
+        name = manifest.answers.figures[0]
+        figure = manifest.test[name]
         click.echo(
-            f"{manifest.version}  {manifest.created_at:%Y-%m-%d %H:%M}  test accuracy {accuracy.value:.3f}"
-            f" ({accuracy.low:.3f} to {accuracy.high:.3f})  {arm}".rstrip()
+            f"{manifest.version}  {manifest.created_at:%Y-%m-%d %H:%M}  test {FIGURES[name]} {figure.value:.3f}"
+            f" ({figure.low:.3f} to {figure.high:.3f})  {arm}".rstrip()
         )
 
 

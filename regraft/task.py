@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from regraft.answers import Answers, Kind, Numbers, answers_of
 from regraft.errors import ConfigError
 from regraft.preprocessing.image import MOST_PIXELS
 
@@ -93,7 +102,9 @@ class Training(Section):
     drop_epochs: int = Field(4, ge=1, description="epochs after each of which the step schedule divides by ten")
     weight_decay: float | None = Field(None, ge=0, description="None: 1e-3, or 1e-4 where there are few training rows")
     warmup: Fraction = 0.1
-    loss: Literal["auto", "cross_entropy", "focal"] = Field("auto", description="auto: focal at 10:1 or worse")
+    loss: Literal["auto", "cross_entropy", "focal", "mse", "huber"] = Field(
+        "auto", description="auto: focal at 10:1 or worse; of numbers Huber's where there are outliers, else mse"
+    )
     label_weights: Literal["equal", "balanced"] = Field("equal", description="balanced: rare labels count for more")
     few_shot: Literal["auto", "on", "off"] = Field(
         "auto", description="contrast labels, then fit the head to what comes of it; auto: on few training rows"
@@ -126,8 +137,9 @@ class Value(Section):
     """What wrong answers cost, so that the report can say what a version is worth."""
 
     errors: dict[str, dict[str, Annotated[float, Field(ge=0)]]] = Field(
-        min_length=1, description="truth -> wrong answer -> cost of one; what is not named costs nothing"
+        {}, description="truth -> wrong answer -> cost of one; what is not named costs nothing"
     )
+    per_unit: float | None = Field(None, gt=0, description="of numbers: the cost of being off by one")
     volume: int = Field(1_000, ge=1, description="predictions a month")
     currency: str = Field("", description="shown beside the figures")
 
@@ -138,8 +150,15 @@ class Export(Section):
     features: int = Field(8, ge=2, le=64, description="width of the feature vector that drift is watched on")
     int8: bool = Field(True, description="try an int8 artifact, kept only if it is as good and does not mix neighbours")
     fp16: bool = Field(False, description="try an fp16 artifact for GPUs, kept on the same terms")
-    tolerance: float = Field(1e-3, gt=0, description="largest difference in probability that counts as the same answer")
-    accuracy_loss: Fraction = Field(0.005, description="accuracy that int8 or fp16 may lose")
+    tolerance: float = Field(
+        1e-3,
+        gt=0,
+        description="largest difference in probability that counts as the same answer; of numbers: deviations",
+    )
+    accuracy_loss: Fraction = Field(0.005, description="accuracy that int8 or fp16 may lose; of numbers: deviations")
+    interval: Annotated[float, Field(ge=0.5, lt=1)] = Field(
+        0.9, description="share of the truths that the intervals of numbers are to hold"
+    )
     golden: int = Field(16, ge=1)
 
 
@@ -193,7 +212,9 @@ class Retraining(Section):
     new_labels: int = Field(500, ge=0, description="reviewed labels to wait for")
     cool_down: timedelta = timedelta(hours=24)
     newest_share: Share = Field(0.2, description="share of the newest labels held out to judge the candidate")
-    forgetting: Fraction = Field(0.02, description="accuracy that a candidate may lose on the original test set")
+    forgetting: Fraction = Field(
+        0.02, description="accuracy that a candidate may lose on the original test set; of numbers: deviations"
+    )
 
 
 class Experiment(Section):
@@ -210,9 +231,10 @@ class Experiment(Section):
 
 class Task(Section):
     name: str = Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")
-    kind: Literal["classification"] = "classification"
+    kind: Kind = "classification"
     input: Literal["text", "image"] = "text"
-    labels: tuple[str, ...] = Field(min_length=2, max_length=1000)
+    labels: tuple[str, ...] = Field((), max_length=1000, validate_default=True)
+    range: Numbers | None = Field(None, description="of a regression: what values there are; null: any")
     backbone: Backbone
     compare: Compare = Compare()
     data: Data
@@ -227,36 +249,88 @@ class Task(Section):
     retraining: Retraining = Retraining()
     experiment: Experiment = Experiment()
 
+    @property
+    def answers(self) -> Answers:
+        return answers_of(self.kind, self.labels, self.range)
+
     @model_validator(mode="before")
     @classmethod
-    def _suit_images(cls, values: Any) -> Any:
-        """Defaults that an image task has otherwise."""
-        if not isinstance(values, dict) or values.get("input") != "image":
+    def _suit(cls, values: Any) -> Any:
+        """Defaults that an image task, or a regression, has otherwise."""
+        if not isinstance(values, dict):
             return values
-        defaults: dict[str, dict[str, Any]] = {
-            "serving": {"max_body_bytes": IMAGE_BODY_BYTES},
-            "data": {"near_duplicates": ALIKE_IMAGES},
-        }
+        defaults: dict[str, dict[str, Any]] = {}
+        if values.get("input") == "image":
+            defaults["serving"] = {"max_body_bytes": IMAGE_BODY_BYTES}
+            defaults["data"] = {"near_duplicates": ALIKE_IMAGES}
+        if values.get("kind") == "regression":
+            defaults["training"] = {"few_shot": "off"}
         sections = {name: values.get(name, {}) for name in defaults}
         return values | {name: defaults[name] | one for name, one in sections.items() if isinstance(one, dict)}
 
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, labels: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("kind") == "regression":
+            if labels:
+                raise ValueError("a regression has none")
+        elif len(labels) < 2:
+            raise ValueError("is missing" if not labels else "there should be at least two")
+        if len(set(labels)) != len(labels):
+            raise ValueError("must differ from each other")
+        if any(not label.strip() for label in labels):
+            raise ValueError("a label must not be empty")
+        return labels
+
+    @field_validator("range")
+    @classmethod
+    def _check_range(cls, allowed: Numbers | None, info: ValidationInfo) -> Numbers | None:
+        if allowed is not None and info.data.get("kind") != "regression":
+            raise ValueError("is of a regression (kind: regression)")
+        return allowed
+
+    @field_validator("training")
+    @classmethod
+    def _check_training(cls, training: Training, info: ValidationInfo) -> Training:
+        """What only one kind of task has."""
+        of_labels = {
+            "loss": training.loss in {"cross_entropy", "focal"},
+            "label_weights": training.label_weights == "balanced",
+            "few_shot": training.few_shot == "on",
+        }
+        if info.data.get("kind") != "regression" and training.loss in {"mse", "huber"}:
+            raise ValueError(f"loss: {training.loss} is of a regression")
+        if info.data.get("kind") == "regression" and any(of_labels.values()):
+            name = next(name for name, there in of_labels.items() if there)
+            raise ValueError(f"{name}: {getattr(training, name)} is of a classification")
+        return training
+
+    @field_validator("value")
+    @classmethod
+    def _check_value(cls, value: Value | None, info: ValidationInfo) -> Value | None:
+        if value is None:
+            return None
+        of_numbers = info.data.get("kind") == "regression"
+        if of_numbers and (value.errors or value.per_unit is None):
+            raise ValueError("a regression has per_unit, and no errors")
+        if not of_numbers and (not value.errors or value.per_unit is not None):
+            raise ValueError("a classification has errors, and no per_unit")
+        labels = info.data.get("labels", ())
+        for truth, costs in value.errors.items() if labels else ():
+            if unknown := {truth, *costs} - set(labels):
+                raise ValueError(f"errors: unknown label {min(unknown)!r}")
+            if truth in costs:
+                raise ValueError(f"errors: {truth!r} for {truth!r} is no error")
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels must differ from each other")
-        if any(not label.strip() for label in self.labels):
-            raise ValueError("a label must not be empty")
         if self.data.validation + self.data.test >= 1:
             raise ValueError("data.validation and data.test leave nothing to train on")
         if self.data.split == "time" and self.data.columns.time is None:
             raise ValueError("data.split: time needs data.columns.time")
         if self.drift.minimum > self.drift.window:
             raise ValueError("drift.minimum must not exceed drift.window")
-        for truth, costs in self.value.errors.items() if self.value else ():
-            if unknown := {truth, *costs} - set(self.labels):
-                raise ValueError(f"value.errors: unknown label {min(unknown)!r}")
-            if truth in costs:
-                raise ValueError(f"value.errors: {truth!r} for {truth!r} is no error")
         return self
 
     @classmethod

@@ -20,6 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from regraft.answers import Answers, Kind, Numbers, answers_of
 from regraft.errors import ConfigError, NotFound, VersionRefused
 
 MANIFEST = "manifest.json"
@@ -44,6 +45,7 @@ class Artifact(BaseModel):
     kept: bool
     reason: str
     accuracy: float | None = None
+    mae: float | None = None
     largest_difference: float | None = None
     tolerance: float | None = None
     measured: dict[str, Any] = {}
@@ -68,7 +70,10 @@ class Manifest(BaseModel):
     version: str
     task: str
     created_at: datetime
-    labels: tuple[str, ...]
+    kind: Kind = "classification"
+    labels: tuple[str, ...] = ()
+    range: Numbers | None = None
+    unit: float = 1.0  # of numbers: the deviation of the training part, which differences are counted in
     input: Literal["text", "image"] = "text"
     preprocessing_sha256: str
     features: int
@@ -77,7 +82,7 @@ class Manifest(BaseModel):
     serve_cpu: str = "fp32"
     serve_gpu: str = "fp32"
     tolerance: float = 1e-3
-    temperature: float
+    temperature: float = 1.0
     validation: dict[str, Metric]
     test: dict[str, Metric]
     baselines: dict[str, dict[str, Metric]] = {}
@@ -85,6 +90,10 @@ class Manifest(BaseModel):
     parent: str | None = None
     training: dict[str, Any] = {}
     files: dict[str, FileEntry] = {}
+
+    @property
+    def answers(self) -> Answers:
+        return answers_of(self.kind, self.labels, self.range)
 
 
 class VersionStore:
@@ -203,9 +212,10 @@ class VersionStore:
 
 
 def read_golden(folder: Path) -> list[dict[str, Any]]:
-    """The golden examples of a version's folder: each `input`, its `tensors` and the `probabilities` expected.
+    """The golden examples of a version's folder: each `input`, its `tensors` and the answers expected, `by_precision`.
 
-    Images stand in the file as `image`, in base64, and large tensors by their fingerprints."""
+    Older versions have `probabilities` instead, of the artifact that served. Images stand in the file as `image`, in
+    base64, and large tensors by their fingerprints."""
     examples: list[dict[str, Any]] = json.loads((folder / "golden.json").read_text())["examples"]
     for example in examples:
         if "image" in example:

@@ -20,6 +20,7 @@ from training.export import FP32, Parity
 from training.half import halve
 from training.quantize import quantize
 from training.runtime import SERVING_BATCH, Scorer
+from training.targets import Target
 
 INT8 = "model.int8.onnx"
 FP16 = "model.fp16.onnx"
@@ -45,17 +46,18 @@ def choose(
     folder: Path,
     preprocessor: Preprocessor,
     encodings: Sequence[Any],
-    truth: NDArray[np.int64],
+    truth: NDArray[Any],
     settings: Export,
     parity: Parity,
     seen: Sequence[Any],
+    target: Target,
 ) -> Choice:
     """What is measured, is measured on the validation rows. A dropped file is removed.
 
     `seen` are training rows, which the sizes of activations are taken from.
     """
     reference = Measurement.of(folder / FP32, preprocessor, encodings)
-    plain = reference.artifact(truth, reference)
+    plain = reference.artifact(truth, reference, target)
     artifacts = {
         "fp32": plain.model_copy(
             update={"kept": True, "reason": "the reference", "largest_difference": parity.largest_difference}
@@ -66,27 +68,27 @@ def choose(
         quantize(
             folder / FP32, folder / INT8, (preprocessor.collate([seen[index] for index in one]) for one in batches)
         )
-        small = Measurement.of(folder / INT8, preprocessor, encodings).artifact(truth, reference)
-        failing = objections(small, plain, settings) + slowness(small, plain)
+        small = Measurement.of(folder / INT8, preprocessor, encodings).artifact(truth, reference, target)
+        failing = objections(small, plain, settings, target) + slowness(small, plain)
         artifacts["int8"] = _judged(folder, small, failing, "as good, faster, and its answers stand alone")
     if settings.fp16:
         halve(folder / FP32, folder / FP16)
-        half = Measurement.of(folder / FP16, preprocessor, encodings).artifact(truth, reference)
+        half = Measurement.of(folder / FP16, preprocessor, encodings).artifact(truth, reference, target)
         half = half.model_copy(update={"tolerance": ROUNDING * settings.tolerance})
-        failing = objections(half, plain, settings) + strangeness(half)
+        failing = objections(half, plain, settings, target) + strangeness(half)
         artifacts["fp16"] = _judged(folder, half, failing, "as good, and its answers stand alone")
     return Choice(artifacts, _best(artifacts, "int8"), _best(artifacts, "fp16"))
 
 
-def objections(small: Artifact, plain: Artifact, settings: Export) -> list[str]:
+def objections(small: Artifact, plain: Artifact, settings: Export, target: Target) -> list[str]:
     """Why an artifact is not to be kept, on whatever it serves; empty when it is."""
     found = []
-    lost = (plain.accuracy or 0.0) - (small.accuracy or 0.0)
+    lost = target.lost(small, plain)
     if lost > settings.accuracy_loss:
-        found.append(f"loses {lost:.4f} of accuracy, {settings.accuracy_loss} is allowed")
+        found.append(f"loses {lost:.4f} of {target.loses}, {settings.accuracy_loss} is allowed")
     difference, changed = small.measured["neighbour_difference"], small.measured["neighbour_labels_changed"]
     if not difference <= settings.tolerance or changed:
-        found.append(f"answers depend on the batch: by up to {difference:.2g}, {changed} labels change")
+        found.append(f"answers depend on the batch: by up to {difference:.2g}, {changed} answers change")
     return found
 
 
@@ -117,7 +119,7 @@ class Measurement(NamedTuple):
     """
 
     file: Path
-    answers: Reals  # (rows, labels), of all rows
+    answers: Reals  # (rows, columns), of all rows
     alone: Reals
     mixed: Reals
     single_per_second: float
@@ -126,7 +128,7 @@ class Measurement(NamedTuple):
     @classmethod
     def of(cls, file: Path, preprocessor: Preprocessor, encodings: Sequence[Any]) -> "Measurement":
         scorer = Scorer(file, preprocessor)
-        answers = scorer.score(encodings).probabilities
+        answers = scorer.score(encodings).answers
         order = np.random.default_rng(SEED).permutation(len(encodings))[:SAMPLE]
         sample = [encodings[index] for index in order]
         alone, single_per_second = timed(scorer, sample, [[index] for index in range(len(sample))])
@@ -139,25 +141,26 @@ class Measurement(NamedTuple):
         mixed, _ = timed(scorer, sample, in_order)
         return cls(file, answers, alone, mixed, single_per_second, batched_per_second)
 
-    def artifact(self, truth: NDArray[np.int64], reference: "Measurement") -> Artifact:
+    def artifact(self, truth: NDArray[Any], reference: "Measurement", target: Target) -> Artifact:
+        alone, mixed = target.read(self.alone), target.read(self.mixed)
         return Artifact(
             file=self.file.name,
             kept=False,
             reason="",
-            accuracy=float(np.mean(self.answers.argmax(axis=1) == truth)),
-            largest_difference=float(np.abs(self.answers - reference.answers).max()),
+            **target.quality(truth, target.read(self.answers)),
+            largest_difference=target.answers.difference(self.answers, reference.answers, target.unit),
             measured={
                 "single_per_second": round(self.single_per_second, 1),
                 "batched_per_second": round(self.batched_per_second, 1),
-                "neighbour_difference": float(np.abs(self.alone - self.mixed).max()),
-                "neighbour_labels_changed": int(np.sum(self.alone.argmax(axis=1) != self.mixed.argmax(axis=1))),
+                "neighbour_difference": target.answers.difference(self.alone, self.mixed, target.unit),
+                "neighbour_labels_changed": int(np.sum(~target.same(alone, mixed))),
                 "bytes": self.file.stat().st_size,
             },
         )
 
 
 def timed(scorer: Scorer, encodings: Sequence[Any], batches: Sequence[Sequence[int]]) -> tuple[Reals, float]:
-    """Probabilities, and texts per second of this thread's time: what else the machine does, does not count."""
+    """Answers, and texts per second of this thread's time: what else the machine does, does not count."""
     started = time.thread_time()
-    probabilities = scorer.run_in(encodings, batches).probabilities
-    return probabilities, len(encodings) / (time.thread_time() - started)
+    answers = scorer.run_in(encodings, batches).answers
+    return answers, len(encodings) / (time.thread_time() - started)

@@ -6,13 +6,12 @@ reference.parquet of both -> rows in common -> paired differences; manifests and
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from regraft.errors import ConfigError
 from regraft.versions import Manifest, Metric
-from training.evaluate import compare
 from training.proof import Proof
+from training.targets import target_for
 
 
 class Beside(NamedTuple):
@@ -26,16 +25,16 @@ class Beside(NamedTuple):
     @classmethod
     def of(cls, this: tuple[Path, Manifest], other: tuple[Path, Manifest]) -> Self:
         """Raises ConfigError for versions of other labels, VersionRefused for one that has no proof."""
-        labels = this[1].labels
-        if set(labels) != set(other[1].labels):
+        answers = this[1].answers
+        if (answers.kind, set(this[1].labels)) != (other[1].answers.kind, set(other[1].labels)):
             raise ConfigError(f"{this[1].version} and {other[1].version} know different labels")
         ours, theirs = _test_rows(this[0]), _test_rows(other[0])
         shared = [key for key in ours if key in theirs]
-        places = {label: index for index, label in enumerate(labels)}
-        truth = np.array([places[ours[key][1]] for key in shared], dtype=np.int64)
-        first, second = (np.array([places[rows[key][0]] for key in shared], dtype=np.int64) for rows in (ours, theirs))
+        target = target_for(answers)
+        truth = target.read_labels([ours[key][1] for key in shared])
+        first, second = (target.read_labels([rows[key][0] for key in shared]) for rows in (ours, theirs))
         options = {"resamples": this[1].training["settings"]["bootstrap"], "seed": 0}
-        gains = compare(truth, first, second, labels, **options) if shared else None
+        gains = target.compare(truth, first, second, **options) if shared else None
         return cls(other[1], Proof.load(other[0]), len(shared), gains)
 
 

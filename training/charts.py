@@ -12,10 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from regraft.answers import FIGURES, LESS_IS_BETTER
 from regraft.versions import Manifest
 from training.calibrate import Bin, Calibrated
+from training.intervals import Held
 from training.robustness import Curve
 from training.scratch import Scratch
+from training.summary import reached_by
 
 INK, QUIET, LINE, BLUE = "#1f2933", "#9aa5b1", "#e4e7eb", "#2563a8"
 STYLE: Any = {
@@ -40,19 +43,19 @@ STYLE: Any = {
 }
 
 
-def learning(curve: Sequence[Mapping[str, Any]], best_step: int) -> str:
-    """Loss, accuracy and macro F1 of both parts over the batches, on scales that are shared between them."""
+def learning(curve: Sequence[Mapping[str, Any]], best_step: int, figures: Sequence[str]) -> str:
+    """The loss and the `figures` of both parts over the batches, on scales that are shared between them."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.7), layout="constrained")
         panels = figure.subplots(1, 3)
-        for axes, metric in zip(panels, ("loss", "accuracy", "macro_f1"), strict=True):
+        for axes, metric in zip(panels, ("loss", *figures), strict=True):
             for part, color in (("train", QUIET), ("validation", BLUE)):
                 values = [point[f"{part}_{metric}"] for point in curve]
                 label = "training" if part == "train" else part
                 axes.plot([point["step"] for point in curve], values, color=color, marker=".", label=label)
             axes.axvline(best_step, color=QUIET, linewidth=0.8, linestyle=":")
-            axes.set_title(metric.replace("_", " ").replace("f1", "F1"), fontsize=9, loc="left")
-            axes.set(xlabel="batches", ylim=(0, 1 if metric != "loss" else None))
+            axes.set_title(FIGURES.get(metric, metric), fontsize=9, loc="left")
+            axes.set(xlabel="batches", ylim=_scale(metric))
         panels[0].legend(frameon=False)
         last = curve[-1]
         return _svg(figure, f"Learning curves over {last['step']} batches; the best point is at batch {best_step}.")
@@ -64,13 +67,15 @@ def race(curve: Sequence[Mapping[str, Any]], scratch: Scratch, manifest: Manifes
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 2.6), layout="constrained")
         axes = figure.subplots()
-        tuned = [(first + point["seconds"], point["validation_macro_f1"]) for point in curve]
+        sign = -1 if manifest.answers.judged in LESS_IS_BETTER else 1
+        tuned = [(first + point["seconds"], sign * reached_by(point)) for point in curve]
         axes.plot(*np.array(tuned).T, color=BLUE, marker=".", label="fine-tuned")
-        tried = [(moment.seconds, moment.macro_f1) for moment in scratch.moments]
+        tried = [(moment.seconds, sign * moment.reached) for moment in scratch.moments]
         axes.plot(*np.array(tried).T, color=QUIET, marker=".", label="from scratch")
-        axes.set(xlabel="seconds", ylim=(0, 1), xlim=(0, None))
-        axes.legend(frameon=False, loc="lower right")
-        return _svg(figure, f"From scratch: at best {scratch.best.macro_f1:.3f} after {scratch.best.seconds:.0f} s.")
+        axes.set(xlabel="seconds", ylim=_scale(manifest.answers.judged), xlim=(0, None))
+        axes.legend(frameon=False, loc="best")
+        best = sign * scratch.best.reached
+        return _svg(figure, f"From scratch: at best {best:.3f} after {scratch.best.seconds:.0f} s.")
 
 
 def gradients(curve: Sequence[Mapping[str, Any]]) -> str:
@@ -105,27 +110,71 @@ def reliability(measured: Calibrated, labels: int) -> str:
 
 
 def robustness(curves: Sequence[Curve]) -> str:
-    """Accuracy against severity, one panel a change, with 95% intervals."""
+    """The figures against severity, one panel a change, with 95% intervals."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.7), layout="constrained")
         panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+        names = list(curves[0].points[0].figures)
         for axes, curve in zip(panels, curves, strict=True):
             places = np.arange(len(curve.points))
-            for metric, color in (("macro_f1", QUIET), ("accuracy", BLUE)):
-                figures = [getattr(point, metric) for point in curve.points]
+            for metric, color in zip(reversed(names), (QUIET, BLUE), strict=True):
+                figures = [point.figures[metric] for point in curve.points]
                 axes.fill_between(
                     places, [f.low for f in figures], [f.high for f in figures], color=color, alpha=0.12, linewidth=0
                 )
-                label = metric.replace("_f1", " F1")
-                axes.plot(places, [f.value for f in figures], color=color, marker="o", markersize=4, label=label)
-            names = [point.severity.replace(" of ", "\nof ").replace("first ", "first\n") for point in curve.points]
-            axes.set_xticks(places, [name.replace("as it is", "as\nit is") for name in names], fontsize=8)
+                values = [f.value for f in figures]
+                axes.plot(places, values, color=color, marker="o", markersize=4, label=FIGURES[metric])
+            severities = [
+                point.severity.replace(" of ", "\nof ").replace("first ", "first\n") for point in curve.points
+            ]
+            axes.set_xticks(places, [name.replace("as it is", "as\nit is") for name in severities], fontsize=8)
             axes.set_title(curve.change, fontsize=9, loc="left")
-            axes.set_ylim(0, 1)
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.set_ylim(*_scale(names[0]))
+            if _scale(names[0])[1] == 1:
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         panels[-1].legend(frameon=False, loc="lower left")
-        worst = "; ".join(f"{one.change}: {one.points[-1].accuracy.value:.0%} at the most severe" for one in curves)
-        return _svg(figure, f"Accuracy and macro F1 on changed inputs. {worst}.")
+        first = names[0]
+        worst = "; ".join(
+            f"{one.change}: {one.points[-1].figures[first].value:.2f} at the most severe" for one in curves
+        )
+        return _svg(figure, f"{FIGURES[first]} and {FIGURES[names[1]]} on changed inputs. {worst}.")
+
+
+def scatter(pairs: Sequence[tuple[float, float]], mae: float) -> str:
+    """Truth against answer, and how far answers are off, on either side."""
+    truth, answers = np.array(pairs).T
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
+        ends = (min(truth.min(), answers.min()), max(truth.max(), answers.max()))
+        left.plot(ends, ends, color=QUIET, linewidth=0.8, linestyle=":")
+        left.scatter(truth, answers, s=9, color=BLUE, alpha=0.45, linewidth=0)
+        left.set(xlabel="truth", ylabel="answer")
+        left.set_title("on the dotted line the answer is the truth", fontsize=9, loc="left")
+        off = answers - truth
+        right.hist(off, bins=min(40, max(10, len(off) // 10)), color=BLUE, alpha=0.7)
+        right.axvline(0, color=QUIET, linewidth=0.8, linestyle=":")
+        right.set(xlabel="answer minus truth", ylabel="rows")
+        right.set_title(f"off by {mae:.3g} on average, {off.mean():+.3g} with its sign", fontsize=9, loc="left")
+        return _svg(figure, f"{len(off)} test rows: answers against truths, and their differences.")
+
+
+def widths(held: Held) -> str:
+    """Whether wide intervals go with large errors: both, over rows of like width."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.9, 3.0), layout="constrained")
+        axes = figure.subplots()
+        half, error = [one.half for one in held.bins], [one.error for one in held.bins]
+        axes.plot(half, error, color=BLUE, marker="o", linewidth=1)
+        axes.set(xlabel="half the interval", ylabel="mean absolute error", ylim=(0, None))
+        return _svg(
+            figure, f"From the narrowest to the widest fifth the mean error goes {error[0]:.3g} to {error[-1]:.3g}."
+        )
+
+
+def _scale(figure: str) -> tuple[float | None, float | None]:
+    """Shares from 0 to 1; errors and losses from 0; what is explained may be less than nothing."""
+    return {"accuracy": (0, 1), "macro_f1": (0, 1), "r2": (None, 1)}.get(figure, (0, None))
 
 
 def _bins(axes: Axes, bins: Sequence[Bin], name: str, color: str) -> None:

@@ -3,7 +3,7 @@
 table, groups, parts -> findings -> printed, and refused where training on it would be a mistake
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,13 +11,12 @@ from typing import Any
 from regraft.errors import DataError
 from regraft.task import Task
 from training.data import Parts, Row, Table, part_counts
+from training.distribution import distribution_of
 from training.lookalikes import Looks
 from training.records import BadRow
 from training.split import Groups, Leak, leaks
-from training.suspects import suspects
 
 FEW = 500
-IMBALANCE = 10.0
 LARGE = 0.1  # of all rows in one group: what is learned and measured hangs on it
 SHOWN = 20
 
@@ -43,7 +42,8 @@ class Findings:
     duplicates: int
     near_duplicates: list[str]
     conflicts: list[Conflict]
-    counts: dict[str, int]
+    counts: dict[str, Any]
+    spread: str  # of the labels, in words
     leaks: list[Leak]
     parts: dict[str, Any]
     suspects: list[str]
@@ -52,14 +52,14 @@ class Findings:
 
     def lines(self) -> list[str]:
         """All but the errors, in words, the long lists cut."""
-        lines = [f"{self.rows} rows: " + ", ".join(f"{n} {label}" for label, n in self.counts.items())]
+        lines = [f"{self.rows} rows: {self.spread}"]
         lines += cut(f"{len(self.bad)} bad rows left out", [str(row) for row in self.bad])
         if self.duplicates:
             lines.append(f"{self.duplicates} rows repeat an input; each input stands in one part only")
         lines += cut(f"{len(self.near_duplicates)} rows nearly repeat another", self.near_duplicates)
         lines += cut(f"{len(self.conflicts)} inputs have more than one label", [str(one) for one in self.conflicts])
         lines += cut(f"{len(self.suspects)} labels may be wrong, the likeliest first", self.suspects)
-        lines.append("split: " + sizes(self.parts))
+        lines.append("split: " + ", ".join(f"{part['rows']} {name}" for name, part in self.parts.items()))
         return lines + self.notes
 
     def as_json(self) -> dict[str, Any]:
@@ -71,21 +71,30 @@ def inspect(task: Task, table: Table, groups: Groups, parts: Parts, looks: Looks
     by_input: dict[str, list[Row]] = defaultdict(list)
     for row in table.rows:
         by_input[row.key].append(row)
-    found = Counter(row.label for row in table.rows)
-    counts = {label: found[label] for label in task.labels}
+    labels, distribution = [row.label for row in table.rows], distribution_of(task.answers)
     leaking = leaks(groups.links, parts)
+    trained = [*parts.train, *parts.validation]
     return Findings(
         rows=len(table.rows),
         bad=table.bad,
         duplicates=len(table.rows) - len(by_input),
         near_duplicates=[str(link) for link in groups.links if "%" in link.why],
-        conflicts=[one for rows in by_input.values() if (one := _conflict(rows))],
-        counts=counts,
+        conflicts=[
+            _conflict(rows)
+            for rows in by_input.values()
+            if len(rows) > 1 and distribution.contradict(labels, [row.label for row in rows])
+        ],
+        counts=distribution.counts(labels),
+        spread=distribution.in_words(labels),
         leaks=leaking,
-        parts=part_counts(parts),
-        suspects=[str(one) for one in suspects([*parts.train, *parts.validation], seed=task.data.seed, looks=looks)],
-        errors=[*_too_many_bad(task, table), *_too_rare(counts), *_empty(parts), *_leaking(leaking)],
-        notes=[*_few(counts), *_imbalance(counts), *_large_group(groups, len(table.rows)), *_absent(counts, parts)],
+        parts=part_counts(parts, distribution),
+        suspects=distribution.suspects(trained, seed=task.data.seed, looks=looks),
+        errors=[*_too_many_bad(task, table), *distribution.errors(labels), *_empty(parts), *_leaking(leaking)],
+        notes=[
+            *_few(len(labels), distribution.advice()),
+            *distribution.notes(labels, parts),
+            *_large_group(groups, len(labels)),
+        ],
     )
 
 
@@ -101,9 +110,8 @@ def refuse_leaks(groups: Groups, parts: Parts) -> None:
         raise DataError("\n".join(said))
 
 
-def sizes(parts: dict[str, Any]) -> str:
-    """Of `part_counts`."""
-    return ", ".join(f"{part['rows']} {name}" for name, part in parts.items())
+def sizes(parts: Parts) -> str:
+    return ", ".join(f"{len(part)} {name}" for name, part in parts._asdict().items())
 
 
 def cut(title: str, lines: Sequence[str]) -> list[str]:
@@ -114,9 +122,7 @@ def cut(title: str, lines: Sequence[str]) -> list[str]:
     return [f"{title}:", *(f"  {line}" for line in lines[:SHOWN]), *more]
 
 
-def _conflict(rows: Sequence[Row]) -> Conflict | None:
-    if len({row.label for row in rows}) == 1:
-        return None
+def _conflict(rows: Sequence[Row]) -> Conflict:
     labels: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         labels[row.label].append(row.place)
@@ -131,11 +137,6 @@ def _too_many_bad(task: Task, table: Table) -> list[str]:
     return cut(title, [str(row) for row in table.bad])
 
 
-def _too_rare(counts: dict[str, int]) -> list[str]:
-    rare = [label for label, n in counts.items() if n < 2]
-    return [f"fewer than 2 rows of label {', '.join(map(repr, rare))}: nothing can be learned of it"] if rare else []
-
-
 def _empty(parts: Parts) -> list[str]:
     return [f"the {name} part is empty" for name, part in parts._asdict().items() if not part]
 
@@ -145,23 +146,8 @@ def _leaking(found: Sequence[Leak]) -> list[str]:
     return cut(title, [str(leak) for leak in found])
 
 
-def _few(counts: dict[str, int]) -> list[str]:
-    total = sum(counts.values())
-    if total >= FEW:
-        return []
-    advice = "label more, join rare labels, or use contrastive few-shot training"
-    return [f"only {total} labelled rows, {FEW} or more are expected: {advice}"]
-
-
-def _imbalance(counts: dict[str, int]) -> list[str]:
-    rare, common = min(counts, key=lambda k: counts[k]), max(counts, key=lambda k: counts[k])
-    if counts[common] == 0 or counts[common] < IMBALANCE * counts[rare]:
-        return []
-    said = (
-        f"imbalance: {common!r} is {counts[common] / max(counts[rare], 1):.0f} times as frequent as {rare!r};"
-        " look at macro F1 and at each label's recall, not at accuracy"
-    )
-    return [said]
+def _few(total: int, advice: str) -> list[str]:
+    return [f"only {total} labelled rows, {FEW} or more are expected: {advice}"] if total < FEW else []
 
 
 def _large_group(groups: Groups, rows: int) -> list[str]:
@@ -173,12 +159,3 @@ def _large_group(groups: Groups, rows: int) -> list[str]:
         " input, or nearly the same (data.near_duplicates)"
     )
     return [said]
-
-
-def _absent(counts: dict[str, int], parts: Parts) -> list[str]:
-    """Labels that a split by time, by large groups or by hand leaves out of a part."""
-    absent = []
-    for name, part in parts._asdict().items():
-        if missing := [label for label in counts if label not in {row.label for row in part}]:
-            absent.append(f"no row of label {', '.join(map(repr, missing))} in the {name} part")
-    return absent

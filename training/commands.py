@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from regraft import ids, releases
+from regraft.answers import SHORT
 from regraft.cli import with_settings
 from regraft.eventlog import EventLog, open_log
 from regraft.events import ReleaseChanged
@@ -26,11 +27,10 @@ def check(settings: Settings, as_json: bool, card: Path | None) -> None:
     task = Task.load(settings.task)
     if card is not None:
         from training.checks import sizes
-        from training.data import part_counts
         from training.dataset import read_card, split_again
 
         parts = split_again(read_card(card), task)
-        click.echo(f"the files are those of the card, and so is the split: {sizes(part_counts(parts))}")
+        click.echo(f"the files are those of the card, and so is the split: {sizes(parts)}")
         return
     from training.checks import refuse
     from training.checkup import check_up
@@ -149,16 +149,15 @@ def release_first(log: EventLog, version: str) -> str:
 
 def results_table(manifest: Manifest) -> str:
     """Test metrics of the version and its baselines, each with its 95% interval."""
-    lines = [f"{'on the test part':28}{'accuracy':>24}{'macro F1':>24}{'accuracy gained':>26}"]
-    lines.append(f"{'version ' + manifest.version[:12]:28}" + "".join(_cell(manifest.test, m) for m in _SHOWN))
+    shown = manifest.answers.figures
+    heads = [f"{SHORT[name]:>24}" for name in shown]
+    lines = [f"{'on the test part':28}{''.join(heads)}{SHORT[shown[0]] + ' gained':>26}"]
+    lines.append(f"{'version ' + manifest.version[:12]:28}" + "".join(_cell(manifest.test, m) for m in shown))
     for name, metrics in manifest.baselines.items():
-        lines.append(f"{name:28}" + "".join(_cell(metrics, m) for m in (*_SHOWN, "gain/accuracy")))
+        lines.append(f"{name:28}" + "".join(_cell(metrics, m) for m in (*shown, f"gain/{shown[0]}")))
     seconds = sum(manifest.training["seconds"].values())
     lines.append(f"serves {manifest.serve_cpu} on a CPU, {manifest.serve_gpu} on a GPU; trained in {seconds:.0f} s")
     return "\n".join(lines)
-
-
-_SHOWN = ("accuracy", "macro_f1")
 
 
 def _cell(metrics: dict[str, Metric], name: str) -> str:

@@ -11,38 +11,39 @@ import random
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
 
+from regraft.answers import LESS_IS_BETTER, SHORT
 from regraft.errors import ConfigError, DataError
 from regraft.task import Backbone, Task
 from regraft.versions import Metric
 from training.backbone import open_backbone
+from training.baselines import FROZEN
 from training.cache import batches_by_length
 from training.data import Row
-from training.evaluate import compare, evaluate
 from training.export import FP32, Exported, principal_components, spread_by_length, write_golden, write_onnx
 from training.footprint import measure
 from training.kinds import encoder_of, preprocessor_of
-from training.network import Network
+from training.network import Network, Output
 from training.runtime import Scorer
+from training.targets import Target, target_of
 
 FOLDS = 5
 BATCH = 32
 
 
 class Quality(NamedTuple):
-    macro_f1: Metric
-    accuracy: Metric
-    predicted: NDArray[np.int64]  # (rows,)
+    figures: dict[str, Metric]
+    predicted: NDArray[Any]  # (rows,)
 
 
 class Tried(BaseModel):
@@ -50,9 +51,8 @@ class Tried(BaseModel):
 
     source: str
     licence: str
-    macro_f1: Metric
-    accuracy: Metric
-    behind: Metric  # the best one's macro F1 minus this one's, on the same rows
+    figures: dict[str, Metric]
+    behind: Metric  # how much better the best one is in the figure that they are judged by, on the same rows
     parameters: int
     artifact_bytes: int
     peak_bytes: int
@@ -61,9 +61,10 @@ class Tried(BaseModel):
 
 
 class Comparison(BaseModel):
-    """`tried` with the best first; `refused` says why a backbone could not be tried."""
+    """`tried` with the best first, by the figure `judged`; `refused` says why a backbone could not be tried."""
 
     rows: int
+    judged: str
     tried: list[Tried]
     refused: dict[str, str]
 
@@ -73,8 +74,12 @@ class Comparison(BaseModel):
 
     @property
     def cheapest(self) -> Tried:
-        """The fastest of those whose macro F1 is within the confidence interval of the best one's."""
-        good = [one for one in self.tried if one.macro_f1.value >= self.best.macro_f1.low]
+        """The fastest of those whose figure is within the confidence interval of the best one's."""
+        edge = self.best.figures[self.judged]
+        if self.judged in LESS_IS_BETTER:
+            good = [one for one in self.tried if one.figures[self.judged].value <= edge.high]
+        else:
+            good = [one for one in self.tried if one.figures[self.judged].value >= edge.low]
         return min(good, key=lambda one: one.p50_ms)
 
 
@@ -82,22 +87,23 @@ def try_backbones(task: Task, rows: Sequence[Row], backbones: Sequence[Backbone]
     """Raises DataError when there are too few rows, ConfigError when no backbone at all can be used."""
     if len(rows) < 2 * FOLDS or len({row.label for row in rows}) < 2:
         raise DataError(f"{len(rows)} rows are too few to compare on; {2 * FOLDS} of two labels are needed")
-    truth, refused = np.array([task.labels.index(row.label) for row in rows]), {}
+    target, judged = target_of(task, rows), task.answers.judged
+    truth, refused = target.truth(rows), {}
     found: list[tuple[Quality, Tried]] = []
     for backbone in backbones:
         try:
-            found.append(_tried(task, rows, truth, backbone))
+            found.append(_tried(task, rows, target, truth, backbone))
         except ConfigError as error:
             refused[backbone.source] = str(error)
     if not found:
         raise ConfigError("no backbone can be used:\n" + "\n".join(refused.values()))
-    found.sort(key=lambda one: -one[0].macro_f1.value)
+    found.sort(key=lambda one: one[0].figures[judged].value, reverse=judged not in LESS_IS_BETTER)
     best, options = found[0][0], {"resamples": task.training.bootstrap, "seed": task.data.seed}
     tried = []
     for quality, one in found:
-        differences = compare(truth, best.predicted, quality.predicted, task.labels, **options)
-        tried.append(one.model_copy(update={"behind": differences["macro_f1"]}))
-    return Comparison(rows=len(rows), tried=tried, refused=refused)
+        differences = target.compare(truth, best.predicted, quality.predicted, **options)
+        tried.append(one.model_copy(update={"behind": differences[judged]}))
+    return Comparison(rows=len(rows), judged=judged, tried=tried, refused=refused)
 
 
 def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
@@ -107,25 +113,29 @@ def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
 
 def table(comparison: Comparison) -> list[str]:
     """For people: a line for each, then which to take."""
+    judged = comparison.judged
+    other = next(name for name in comparison.best.figures if name != judged)
     head = (
-        f"{'backbone':36}{'macro F1 (95% interval)':>26}{'accuracy':>10}{'parameters':>12}{'artifact':>10}{'memory':>9}"
+        f"{'backbone':36}{SHORT[judged] + ' (95% interval)':>26}{SHORT[other]:>10}{'parameters':>12}{'artifact':>10}"
+        f"{'memory':>9}"
     )
     lines = [head + f"{'p50 ms':>9}{'p99 ms':>9}  licence"]
     for one in comparison.tried:
-        quality = f"{one.macro_f1.value:.3f} ({one.macro_f1.low:.3f} to {one.macro_f1.high:.3f})"
+        figure = one.figures[judged]
+        quality = f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
         sizes = f"{one.parameters / 1e6:>10.1f} M{one.artifact_bytes / 1e6:>7.0f} MB{one.peak_bytes / 1e6:>6.0f} MB"
         times = f"{one.p50_ms:>9.1f}{one.p99_ms:>9.1f}"
         name = one.source if len(one.source) < 36 else "..." + one.source[-32:]
-        lines.append(f"{name:36}{quality:>26}{one.accuracy.value:>10.3f}{sizes}{times}  {one.licence}")
+        lines.append(f"{name:36}{quality:>26}{one.figures[other].value:>10.3f}{sizes}{times}  {one.licence}")
     lines += [f"not tried: {reason}" for reason in comparison.refused.values()]
     cheapest, best = comparison.cheapest, comparison.best
     lines.append(f"frozen, under a linear head, cross-validated on {comparison.rows} training rows; one thread, fp32")
     if cheapest is best:
-        lines.append(f"take {best.source}: none that is cheaper comes within the interval of its macro F1")
+        lines.append(f"take {best.source}: none that is cheaper comes within the interval of its {SHORT[judged]}")
     else:
         lines.append(
             f"take {cheapest.source}: within the interval of {best.source}, the best, at"
-            f" {cheapest.p50_ms / best.p50_ms:.0%} of its time (macro F1 {cheapest.behind.value:.3f} behind,"
+            f" {cheapest.p50_ms / best.p50_ms:.0%} of its time ({SHORT[judged]} {cheapest.behind.value:.3f} behind,"
             f" {cheapest.behind.low:.3f} to {cheapest.behind.high:.3f})"
         )
     return lines
@@ -137,10 +147,12 @@ def save(comparison: Comparison, file: Path) -> None:
     file.write_text(json.dumps(body, indent=2))
 
 
-def _tried(task: Task, rows: Sequence[Row], truth: NDArray[np.int64], backbone: Backbone) -> tuple[Quality, Tried]:
+def _tried(
+    task: Task, rows: Sequence[Row], target: Target, truth: NDArray[Any], backbone: Backbone
+) -> tuple[Quality, Tried]:
     card = open_backbone(backbone)
     preprocessor = preprocessor_of(task, card)
-    network = Network(encoder_of(card, preprocessor), labels=len(task.labels), frozen=1.0, seed=task.training.seed)
+    network = Network(encoder_of(card, preprocessor), labels=target.width, frozen=1.0, seed=task.training.seed)
     encodings = preprocessor.encode([row.input for row in rows])
     pooled = np.empty((len(rows), network.width), dtype=np.float32)
     network.learning_mode(on=False)
@@ -148,23 +160,20 @@ def _tried(task: Task, rows: Sequence[Row], truth: NDArray[np.int64], backbone: 
         for indices in batches_by_length([one.length for one in encodings], BATCH):
             tensors = preprocessor.collate([encodings[index] for index in indices])
             pooled[indices] = network(*map(torch.from_numpy, tensors.values())).pooled.numpy()
-    quality = _quality(task, pooled, truth)
+    quality = _quality(task, pooled, target, truth)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        exported = Exported(network, 1.0, principal_components(pooled, task.export.features))
+        exported = Exported(network, _Logits(), principal_components(pooled, task.export.features))
         write_onnx(exported, folder / FP32)
         preprocessor.save(folder)
         scorers = {FP32: Scorer(folder / FP32, preprocessor)}
         golden = spread_by_length([row.input for row in rows], task.export.golden)
-        write_golden(
-            folder / "golden.json", golden, preprocessor, scorers, serves=FP32, tolerance=task.export.tolerance
-        )
+        write_golden(folder / "golden.json", golden, preprocessor, scorers)
         cost, size = measure(folder, FP32), (folder / FP32).stat().st_size
     return quality, Tried(
         source=backbone.source,
         licence=card.licence,
-        macro_f1=quality.macro_f1,
-        accuracy=quality.accuracy,
+        figures=quality.figures,
         behind=Metric(value=0, low=0, high=0),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         artifact_bytes=size,
@@ -174,11 +183,15 @@ def _tried(task: Task, rows: Sequence[Row], truth: NDArray[np.int64], backbone: 
     )
 
 
-def _quality(task: Task, pooled: NDArray[np.float32], truth: NDArray[np.int64]) -> Quality:
+def _quality(task: Task, pooled: NDArray[np.float32], target: Target, truth: NDArray[Any]) -> Quality:
     """Each row is judged by a head that was fitted without it."""
     folds = KFold(FOLDS, shuffle=True, random_state=task.data.seed)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
-    predicted: NDArray[np.int64] = cross_val_predict(model, pooled, truth, cv=folds).astype(np.int64)
-    options = {"resamples": task.training.bootstrap, "seed": task.data.seed}
-    metrics = evaluate(truth, predicted, task.labels, **options).metrics
-    return Quality(metrics["macro_f1"], metrics["accuracy"], predicted)
+    model = make_pipeline(StandardScaler(), target.linear(FROZEN))
+    predicted: NDArray[Any] = cross_val_predict(model, pooled, truth, cv=folds).astype(truth.dtype)
+    metrics = target.evaluate(truth, predicted, resamples=task.training.bootstrap, seed=task.data.seed)
+    return Quality({name: metrics[name] for name in task.answers.figures}, predicted)
+
+
+class _Logits(nn.Module):
+    def forward(self, output: Output) -> Tensor:
+        return output.logits

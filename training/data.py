@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from regraft.task import Columns, Task
 from training.pictures import check_file
@@ -91,7 +91,15 @@ def split_hash(parts: Parts) -> str:
     return digest.hexdigest()
 
 
-def data_card(task: Task, table: Table, parts: Parts) -> dict[str, Any]:
+class Counting(Protocol):
+    """As much of training/distribution.py as is needed here."""
+
+    def card(self, labels: Sequence[str]) -> dict[str, Any]: ...
+
+    def counts(self, labels: Sequence[str]) -> dict[str, Any]: ...
+
+
+def data_card(task: Task, table: Table, parts: Parts, distribution: Counting) -> dict[str, Any]:
     """What a version was trained on, complete enough to make the same split again; see `split_again`."""
     times = sorted(row.time for row in table.rows if row.time)
     return {
@@ -101,28 +109,22 @@ def data_card(task: Task, table: Table, parts: Parts) -> dict[str, Any]:
         "max_characters": task.serving.max_characters,
         "rows": len(table.rows),
         "bad_rows": [str(row) for row in table.bad],
-        "labels": _counts((row.label for row in table.rows), task.labels),
+        **distribution.card([row.label for row in table.rows]),
         "times": {"first": times[0], "last": times[-1]} if times else None,
         "conditions": {
             name: dict(Counter(row.conditions[name] for row in table.rows).most_common())
             for name in task.data.columns.conditions
         },
-        "parts": part_counts(parts),
+        "parts": part_counts(parts, distribution),
         "split_sha256": split_hash(parts),
     }
 
 
-def part_counts(parts: Parts) -> dict[str, Any]:
+def part_counts(parts: Parts, distribution: Counting) -> dict[str, Any]:
     return {
-        name: {"rows": len(part), "labels": _counts((row.label for row in part), ())}
-        for name, part in zip(Parts._fields, parts, strict=True)
+        name: {"rows": len(part), "labels": distribution.counts([row.label for row in part])}
+        for name, part in parts._asdict().items()
     }
-
-
-def _counts(labels: Any, names: Sequence[str]) -> dict[str, int]:
-    """In the order of `names`, else of the alphabet."""
-    found = Counter(labels)
-    return {name: found[name] for name in names or sorted(found)}
 
 
 def _wanted(columns: Columns) -> list[str]:
@@ -152,11 +154,11 @@ def _row(record: Record, task: Task, folder: Path) -> Row | BadRow:
             id=_said(values, columns.id) if columns.id else record.place,
             input=given,
             content=content,
-            label=_one_of(values, columns.label, task.labels, "label", "the task has"),
+            label=task.answers.accept(_said(values, columns.label, optional=True).strip()),
             place=record.place,
             group=_said(values, columns.group, optional=True) or None if columns.group else None,
             time=_time(values, columns.time) if columns.time else None,
-            part=_one_of(values, columns.part, PARTS, "part", "there are") if columns.part else None,
+            part=_part(values, columns.part) if columns.part else None,
             conditions={name: _said(values, name, optional=True) for name in columns.conditions},
         )
     except ValueError as error:
@@ -193,10 +195,10 @@ def _whole(text: str, column: str) -> str:
     return text
 
 
-def _one_of(values: Mapping[str, Any], column: str, known: Sequence[str], kind: str, there: str) -> str:
+def _part(values: Mapping[str, Any], column: str) -> str:
     value = _said(values, column, optional=True).strip()
-    if value not in known:
-        raise ValueError(f"unknown {kind} {value!r}; {there} {', '.join(known)}")
+    if value not in PARTS:
+        raise ValueError(f"unknown part {value!r}; there are {', '.join(PARTS)}")
     return value
 
 

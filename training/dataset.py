@@ -10,6 +10,7 @@ from regraft.errors import DataError
 from regraft.task import Data, Task
 from training.checks import Findings, inspect, refuse
 from training.data import Parts, data_card, file_hash, read, split_hash
+from training.distribution import answers_in, distribution_of
 from training.lookalikes import looks_of
 from training.split import grouped, split
 
@@ -34,8 +35,9 @@ def examine(task: Task) -> Examined:
     table = read(task)
     looks = looks_of(table.rows)
     groups = grouped(table.rows, task.data.near_duplicates, looks)
-    parts = split(groups.groups, task.data)
-    return Examined(parts, inspect(task, table, groups, parts, looks), data_card(task, table, parts))
+    distribution = distribution_of(task.answers)
+    parts = split(groups.groups, task.data, distribution.strata)
+    return Examined(parts, inspect(task, table, groups, parts, looks), data_card(task, table, parts, distribution))
 
 
 def read_dataset(task: Task) -> Dataset:
@@ -58,9 +60,11 @@ def split_again(card: dict[str, Any], task: Task) -> Parts:
     files = tuple(there[file["sha256"]] for file in card["files"])
     serving = task.serving.model_copy(update={"max_characters": card["max_characters"]})
     data = Data.model_validate(card["settings"] | {"files": files})
-    then = task.model_copy(update={"data": data, "serving": serving, "labels": tuple(card["labels"])})
+    answers = answers_in(card)
+    then = task.model_copy(update={"data": data, "serving": serving} | answers.as_task())
     rows = read(then).rows
-    parts = split(grouped(rows, data.near_duplicates, looks_of(rows)).groups, data)
+    groups = grouped(rows, data.near_duplicates, looks_of(rows)).groups
+    parts = split(groups, data, distribution_of(answers).strata)
     if split_hash(parts) != card.get("files_split_sha256", card["split_sha256"]):
         raise DataError("the parts do not come out as the card says; was it written by another release of Regraft?")
     return parts

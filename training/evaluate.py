@@ -6,7 +6,7 @@ A bootstrap resample of n rows is a multinomial draw of how often each combinati
 the cost depends on how many combinations there are, not on n, and models are compared on the same resamples (paired).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -46,7 +46,7 @@ class Tallies(NamedTuple):
 def evaluate(truth: Ints, predicted: Ints, labels: Sequence[str], *, resamples: int, seed: int) -> Evaluation:
     """All metrics of one model."""
     (tallies,) = _resampled(np.stack([truth, predicted]), len(labels), resamples, seed)
-    metrics = {name: _metric(values) for name, values in metrics_of(tallies, labels).items()}
+    metrics = {name: interval_of(values) for name, values in metrics_of(tallies, labels).items()}
     return Evaluation(metrics, confusion_of(truth, predicted, len(labels)))
 
 
@@ -56,19 +56,7 @@ def compare(
     """Ours minus theirs in each of AVERAGED, on the same rows and the same resamples."""
     both = _resampled(np.stack([truth, ours, theirs]), len(labels), resamples, seed)
     first, second = (metrics_of(tallies, labels) for tallies in both)
-    return {name: _metric(first[name] - second[name]) for name in AVERAGED}
-
-
-def evaluate_baselines(
-    truth: Ints, ours: Ints, baselines: Mapping[str, Ints], labels: Sequence[str], *, resamples: int, seed: int
-) -> dict[str, dict[str, Metric]]:
-    """The averaged metrics of each baseline, and how much better ours is: `gain/accuracy` and so on."""
-    results: dict[str, dict[str, Metric]] = {}
-    for name, theirs in baselines.items():
-        metrics = evaluate(truth, theirs, labels, resamples=resamples, seed=seed).metrics
-        gains = compare(truth, ours, theirs, labels, resamples=resamples, seed=seed)
-        results[name] = {key: metrics[key] for key in gains} | {f"gain/{key}": gain for key, gain in gains.items()}
-    return results
+    return {name: interval_of(first[name] - second[name]) for name in AVERAGED}
 
 
 def metrics_of(tallies: Tallies, labels: Sequence[str]) -> dict[str, Reals]:
@@ -114,8 +102,8 @@ def mean(values: NDArray[np.floating], *, resamples: int, seed: int) -> Metric:
     if len(levels) > NORMAL_FROM:
         middle, spread = float(values.mean()), 1.96 * float(values.std()) / np.sqrt(len(values))
         return Metric(value=middle, low=middle - spread, high=middle + spread)
-    found = [weights @ levels for weights in _weights(counts, resamples, seed)]
-    return _metric(np.concatenate(found) / counts.sum())
+    found = [weights @ levels for weights in resample(counts, resamples, seed)]
+    return interval_of(np.concatenate(found) / counts.sum())
 
 
 def _resampled(columns: Ints, classes: int, resamples: int, seed: int) -> list[Tallies]:
@@ -125,12 +113,12 @@ def _resampled(columns: Ints, classes: int, resamples: int, seed: int) -> list[T
     sums = [_indicator(truth, every, classes)]
     for answers in cells[1:]:
         sums += [_indicator(truth, answers == truth, classes), _indicator(answers, every, classes)]
-    blocks = [[weights @ one for one in sums] for weights in _weights(counts, resamples, seed)]
+    blocks = [[weights @ one for one in sums] for weights in resample(counts, resamples, seed)]
     true, *models = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return [Tallies(*pair, true) for pair in zip(models[::2], models[1::2], strict=True)]
 
 
-def _weights(counts: Ints, resamples: int, seed: int) -> Iterator[Reals]:
+def resample(counts: Ints, resamples: int, seed: int) -> Iterator[Reals]:
     """How often each cell is there, in the data itself and then in each resample: blocks of (some, cells)."""
     generator, total = np.random.default_rng(seed), counts.sum()
     yield counts[None, :].astype(np.float64)
@@ -150,7 +138,7 @@ def _share(part: Reals, whole: Reals) -> Reals:
     return np.divide(part, whole, out=np.zeros_like(part, dtype=np.float64), where=whole > 0)
 
 
-def _metric(values: Reals) -> Metric:
+def interval_of(values: Reals) -> Metric:
     """The data's own value and the percentile interval of its resamples (Efron 1979)."""
     low, high = np.quantile(values[1:], [0.025, 0.975])
     return Metric(value=float(values[0]), low=float(low), high=float(high))

@@ -1,7 +1,7 @@
 """From the trained network to what a version serves: ONNX graphs proven to answer as PyTorch does, golden examples.
 
-network, temperature, projection -> model.onnx -> parity with PyTorch on real rows -> model.int8.onnx if it earns its
-place -> golden.json
+network, what makes answers of its outputs, projection -> model.onnx -> parity with PyTorch on real rows
+-> model.int8.onnx if it earns its place -> golden.json
 """
 
 import base64
@@ -23,6 +23,7 @@ from training.cache import batches_by_length
 from training.network import Network
 from training.pictures import ImageFiles, read_image
 from training.runtime import Scorer, Scores
+from training.targets import Target
 
 OPSET = 18
 FP32 = "model.onnx"
@@ -35,16 +36,16 @@ class Parity:
     rows: int
     largest_difference: float
     largest_feature_difference: float
-    same_label: float
+    same_label: float  # share of the rows with the same answer
 
 
 class Exported(nn.Module):
-    """What the graph computes: calibrated probabilities, and the pooled vector projected for drift."""
+    """What the graph computes: answers that say how sure they are, and the pooled vector projected for drift."""
 
-    def __init__(self, network: Network, temperature: float, projection: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, network: Network, answering: nn.Module, projection: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         self.network = network
-        self.temperature = temperature
+        self.answering = answering
         self.components: Tensor
         self.offset: Tensor
         self.register_buffer("components", projection[0])
@@ -52,8 +53,7 @@ class Exported(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         output = self.network(*inputs)
-        probabilities = (output.logits / self.temperature).softmax(dim=-1)
-        return probabilities, nn.functional.linear(output.pooled, self.components, self.offset)
+        return self.answering(output), nn.functional.linear(output.pooled, self.components, self.offset)
 
 
 def principal_components(pooled: NDArray[np.float32], width: int) -> tuple[Tensor, Tensor]:
@@ -72,8 +72,8 @@ def principal_components(pooled: NDArray[np.float32], width: int) -> tuple[Tenso
     return torch.tensor(components, dtype=torch.float32), torch.tensor(-components @ mean, dtype=torch.float32)
 
 
-def write_onnx(model: Exported, file: Path) -> None:
-    """Dynamic in batch, and of texts in tokens."""
+def write_onnx(model: Exported, file: Path, output: str = "probabilities") -> None:
+    """Dynamic in batch, and of texts in tokens; `output` names the answers."""
     network = model.network
     network.learning_mode(on=False)
     network.encoder.prepare_export()
@@ -88,8 +88,8 @@ def write_onnx(model: Exported, file: Path) -> None:
             tuple(example.values()),
             str(file),
             input_names=list(example),
-            output_names=["probabilities", "features"],
-            dynamic_axes=axes | {"probabilities": {0: "batch"}, "features": {0: "batch"}},
+            output_names=[output, "features"],
+            dynamic_axes=axes | {output: {0: "batch"}, "features": {0: "batch"}},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -101,19 +101,20 @@ def check_parity(
     preprocessor: Preprocessor,
     encodings: Sequence[Any],
     tolerance: float,
+    target: Target,
 ) -> Parity:
     """Raises VersionRefused when the graph does not answer as PyTorch does."""
     expected = _in_pytorch(model, preprocessor, encodings)
     got = scorer.score(encodings)
     parity = Parity(
         rows=len(encodings),
-        largest_difference=float(np.abs(expected.probabilities - got.probabilities).max()),
+        largest_difference=target.answers.difference(expected.answers, got.answers, target.unit),
         largest_feature_difference=float(np.abs(expected.features - got.features).max()),
-        same_label=float(np.mean(expected.probabilities.argmax(axis=1) == got.probabilities.argmax(axis=1))),
+        same_label=float(np.mean(target.same(target.read(expected.answers), target.read(got.answers)))),
     )
     if not parity.largest_difference <= tolerance:
         raise VersionRefused(
-            f"the ONNX graph does not answer as PyTorch does: probabilities differ by up to"
+            f"the ONNX graph does not answer as PyTorch does: answers differ by up to"
             f" {parity.largest_difference:.2g} on {parity.rows} rows, {tolerance:.2g} is allowed",
             **asdict(parity),
         )
@@ -125,23 +126,20 @@ def write_golden(
     texts: Sequence[str],
     preprocessor: Preprocessor,
     scorers: dict[str, Scorer],
-    *,
-    serves: str,
-    tolerance: float,
 ) -> None:
-    """What a server has to reproduce: `probabilities` of the artifact that serves, `by_precision` those of each."""
+    """What a server has to reproduce: `by_precision`, what each artifact answers."""
     examples: list[dict[str, Any]] = []
     for text in texts:
         encodings = preprocessor.encode([text])
-        answers = {name: scorer.run(encodings).probabilities[0].tolist() for name, scorer in scorers.items()}
+        answers = {name: scorer.run(encodings).answers[0].tolist() for name, scorer in scorers.items()}
         tensors = {
             name: values[0].tolist() if values.dtype.kind == "i" else fingerprint(values[0])
             for name, values in preprocessor.collate(encodings).items()
         }
         is_image = isinstance(preprocessor, ImageFiles)
         given = {"image": base64.b64encode(read_image(text)).decode()} if is_image else {"input": text}
-        examples.append(given | {"tensors": tensors, "probabilities": answers[serves], "by_precision": answers})
-    file.write_text(json.dumps({"examples": examples, "tolerance": tolerance}, ensure_ascii=False, indent=1))
+        examples.append(given | {"tensors": tensors, "by_precision": answers})
+    file.write_text(json.dumps({"examples": examples}, ensure_ascii=False, indent=1))
 
 
 def spread_by_length(texts: Sequence[str], count: int) -> list[str]:
@@ -152,13 +150,13 @@ def spread_by_length(texts: Sequence[str], count: int) -> list[str]:
 
 
 def _in_pytorch(model: Exported, preprocessor: Preprocessor, encodings: Sequence[Any]) -> Scores:
-    probabilities, features, order = [], [], []
+    answers, features, order = [], [], []
     with torch.inference_mode():
         for indices in batches_by_length([encoding.length for encoding in encodings], 32):
             tensors = preprocessor.collate([encodings[index] for index in indices])
             outputs = model(*map(torch.from_numpy, tensors.values()))
-            probabilities.append(outputs[0].numpy())
+            answers.append(outputs[0].numpy())
             features.append(outputs[1].numpy())
             order.extend(indices)
     back = np.argsort(order)
-    return Scores(np.concatenate(probabilities)[back], np.concatenate(features)[back])
+    return Scores(np.concatenate(answers)[back], np.concatenate(features)[back])

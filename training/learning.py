@@ -11,16 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
 from regraft.errors import ConfigError
 from regraft.preprocessing import Preprocessor
 from regraft.task import Task
-from training import losses, precision
+from training import precision
 from training.backbone import BackboneCard
 from training.cache import HiddenStates, hidden_states
 from training.clock import Clock
@@ -32,6 +30,7 @@ from training.network import Network
 from training.processes import ALONE, Team
 from training.progress import Progress
 from training.stages import plan
+from training.targets import Target, target_of
 
 SUFFIX = "suffix.safetensors"  # in a version: all that differs from the backbone
 
@@ -46,6 +45,10 @@ class Source(NamedTuple):
     preprocessor: Preprocessor
     parts: Parts
     weights: Mapping[str, float] = MappingProxyType({})
+
+    @property
+    def target(self) -> Target:
+        return target_of(self.task, self.parts.train)
 
 
 class Reader(NamedTuple):
@@ -76,7 +79,8 @@ class Reader(NamedTuple):
 
     def examples(self, name: str, rows: list[Row]) -> Examples:
         weights = torch.tensor([self.source.weights.get(row.id, 1.0) for row in rows])
-        return Examples(self.hidden(name, rows), torch.from_numpy(labels_of_rows(rows, self.source.task)), weights)
+        target = self.source.target
+        return Examples(self.hidden(name, rows), target.taught(target.truth(rows)), weights)
 
     def material(self) -> Material:
         with self.clock.step("run the frozen layers"):
@@ -95,7 +99,7 @@ class Learned:
     loss: Loss
     untouched: dict[str, Tensor]  # whatever was changed, as it came with the backbone
     started_from: str  # "backbone", or "production"
-    others: dict[str, float]  # macro F1 on validation of the starts that were not taken
+    others: dict[str, float]  # what they reached on validation, of the starts that were not taken
     description: dict[str, Any]
 
     def changed(self) -> dict[str, Tensor]:
@@ -123,12 +127,12 @@ def learn(source: Source, folder: Path, clock: Clock, *, warm: Path | None = Non
         _log.warning("production is no place to start from: %s", error)
         other = cold
     best, second = sorted((cold, other), key=_reached, reverse=True)
-    _log.info("goes on from the %s, macro F1 on validation %.3f", best.started_from, best.progress.best_macro_f1)
+    _log.info("goes on from the %s, which was better after the first stage", best.started_from)
     if not (folder / CHECKPOINT).is_file():
         _carry_over(best.reader.folder, folder)
     learned = _learn(source, folder, clock, team, None if best is cold else weights)
     if other is not cold:
-        learned.others[second.started_from] = second.progress.best_macro_f1
+        learned.others[second.started_from] = second.progress.best
     return learned
 
 
@@ -142,11 +146,11 @@ def _learn(
     only_first: bool = False,
 ) -> Learned:
     """Through all stages, or those that are left: a training goes on from the checkpoint in its folder."""
-    task, settings = source.task, source.task.training
+    settings, target = source.task.training, source.target
     with clock.step("load the backbone"):
         network = Network(
             encoder_of(source.card, source.preprocessor),
-            labels=len(task.labels),
+            labels=target.width,
             frozen=settings.frozen,
             seed=settings.seed,
             adapter=settings.adapter,
@@ -161,12 +165,12 @@ def _learn(
         untouched |= {name: own[name].clone() for name in warm}
         network.load_trained_state(warm)
     reader = Reader(source, network, precision.choose(settings.precision, team.device), folder, clock, team)
-    truth = torch.from_numpy(labels_of_rows(source.parts.train, task))
-    loss = losses.choose(settings, truth, len(task.labels))
+    loss = target.loss(settings, target.taught(target.truth(source.parts.train)))
     _log.info("loss: %s, because %s", loss.name, loss.reason)
     with clock.step("train"):
         stages = stages[:1] if only_first else stages
-        progress, material = fit(network, stages, reader.material, Rules(settings, loss, reader.dtype, team), folder)
+        rules = Rules(settings, target, loss, reader.dtype, team)
+        progress, material = fit(network, stages, reader.material, rules, folder)
     kept = [end.boundary for end in progress.stages if end.kept]
     boundary = network.boundary
     network.unfreeze(kept[-1])
@@ -194,12 +198,7 @@ def _carry_over(start: Path, folder: Path) -> None:
 
 
 def _reached(learned: Learned) -> tuple[float, float]:
-    return learned.progress.best_macro_f1, -learned.progress.best_loss
-
-
-def labels_of_rows(rows: list[Row], task: Task) -> NDArray[np.int64]:
-    places = {label: index for index, label in enumerate(task.labels)}
-    return np.array([places[row.label] for row in rows], dtype=np.int64)
+    return learned.progress.best, -learned.progress.best_loss
 
 
 def forget(folder: Path) -> None:

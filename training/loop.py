@@ -21,16 +21,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from regraft.answers import FIGURES
 from regraft.errors import ConfigError
 from regraft.task import Training
 from training import checkpoint
 from training.cache import HiddenStates, batches_by_length
 from training.diagnosis import diagnose
-from training.evaluate import Tallies, metrics_of
 from training.losses import Loss, contrastive
 from training.network import Hidden, Network
 from training.optimizer import clip_gradients, gradients, make_optimizer, set_learning_rate
@@ -39,6 +38,7 @@ from training.precision import computing
 from training.processes import ALONE, Team
 from training.progress import Point, Progress, StageEnd, write_point
 from training.stages import Stage
+from training.targets import Target
 
 CHECKPOINT = "checkpoint.safetensors"
 CLOSEST = 10  # batches between two validations
@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 class Examples(NamedTuple):
     hidden: HiddenStates
-    labels: Tensor  # (examples,) indices of the task's labels
+    labels: Tensor  # (examples,) as the target has them taught: places of labels, or numbers in deviations
     weights: Tensor  # (examples,) how much each counts in training
 
 
@@ -62,6 +62,7 @@ class Rules(NamedTuple):
     """What stays the same through all stages."""
 
     settings: Training
+    target: Target
     loss: Loss
     dtype: torch.dtype
     team: Team = ALONE
@@ -70,10 +71,10 @@ class Rules(NamedTuple):
 class Seen:
     """What the batches since the last validation gave."""
 
-    def __init__(self, labels: int) -> None:
+    def __init__(self) -> None:
         self.losses: list[float] = []
         self.norms: list[list[float]] = []
-        self.confusion = torch.zeros(labels, labels)  # rows are the truth
+        self.tallies: list[Tensor] = []
 
 
 def fit(
@@ -98,7 +99,7 @@ def fit(
         best = run_stage(network, stage, material, optimizer, best, progress, rules, folder)
         network.load_trained_state(best)
         network.learning_mode(on=False)
-        end = end_stage(stage, progress)
+        end = end_stage(stage, progress, rules.target)
         if not end.kept or progress.interrupted or progress.stage + 1 == len(stages):
             return progress, material
         progress.stage, progress.stage_start = progress.stage + 1, progress.step
@@ -119,7 +120,7 @@ def run_stage(
     (train, validation), settings, team = material, rules.settings, rules.team
     per_epoch = math.ceil(len(train.labels) / settings.batch_size)
     total = per_epoch * stage.epochs
-    seen, before, started = Seen(network.head.out_features), progress.seconds, time.monotonic()
+    seen, before, started = Seen(), progress.seconds, time.monotonic()
     done = first = progress.step - progress.stage_start
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=progress.step + 1) if team.is_main else None
     due = validations(per_epoch, stage.epochs, settings.validate_every)
@@ -144,8 +145,8 @@ def run_stage(
                     if board:
                         write_point(board, point)
                         checkpoint.save(folder / CHECKPOINT, progress, network.trained_state(), best, optimizer)
-                    _say(bar, point, done, total, (time.monotonic() - started) / (done - first))
-                    seen = Seen(network.head.out_features)
+                    _say(bar, point, rules.target, done, total, (time.monotonic() - started) / (done - first))
+                    seen = Seen()
                 if progress.stopped_early:
                     break
     except KeyboardInterrupt:
@@ -174,13 +175,14 @@ def validations(per_epoch: int, epochs: int, every: int) -> set[int]:
     return {*due[1:], per_epoch * epochs}
 
 
-def end_stage(stage: Stage, progress: Progress) -> StageEnd:
+def end_stage(stage: Stage, progress: Progress, target: Target) -> StageEnd:
     """Note what came of the stage, and say so."""
     best = progress.best_step if progress.best_step > progress.stage_start else None
     steps = progress.step - progress.stage_start
     end = StageEnd(stage.boundary, stage.learning_rate, stage.objective, steps, best, progress.stopped_early)
     progress.stages.append(end)
-    outcome = f"kept, macro F1 {progress.best_macro_f1:.3f}" if end.kept else "no better than before: reverted"
+    points = {point.step: point for point in progress.curve}
+    outcome = f"kept, {_in_words(points[best], target)}" if best else "no better than before: reverted"
     _log.info("stage %d, %d layers frozen, %d batches: %s", progress.stage + 1, stage.boundary, steps, outcome)
     return end
 
@@ -213,7 +215,7 @@ def train_batch(
     team = ALONE if contrasts else rules.team  # to contrast takes the whole batch: every process does the same
     seed_chance((rules.settings.seed, progress.step, team.index), device)
     network.learning_mode(on=True)
-    weights = train.weights[indices] * rules.loss.label_weights[train.labels[indices]]
+    weights = train.weights[indices] * rules.loss.weights(train.labels[indices])
     mine, shares = indices[team.part], (weights / weights.sum())[team.part]
     if not mine:  # fewer rows than processes: take part, and add nothing
         mine, shares = indices[:1], torch.zeros(1)
@@ -236,8 +238,7 @@ def train_batch(
     optimizer.step()
     progress.step += 1
     seen.losses.append(value.item())
-    answers = output.logits.detach().argmax(dim=1)
-    seen.confusion.index_put_((truth.cpu(), answers.cpu()), torch.ones(len(mine)), accumulate=True)
+    seen.tallies.append(rules.target.tally(output.logits.detach().float().cpu(), truth.cpu()))
 
 
 def seed_chance(seed: tuple[int, ...], device: torch.device) -> None:
@@ -262,50 +263,36 @@ def validate(
 ) -> Point:
     """Add a point to the curve; the figures of training are those of the batches since the last point."""
     logits = torch.from_numpy(logits_of(network, validation.hidden, rules.dtype, rules.team))
-    rules.team.add_up([seen.confusion])
-    classes = logits.shape[1]
-    answered = torch.zeros(classes, classes)
-    answered.index_put_((validation.labels, logits.argmax(dim=1)), torch.ones(len(logits)), accumulate=True)
-    figures = {f"train_{name}": value for name, value in averages(seen.confusion).items()}
-    figures |= {f"validation_{name}": value for name, value in averages(answered).items()}
+    target, tally = rules.target, torch.stack(seen.tallies).sum(dim=0)
+    rules.team.add_up([tally])
+    figures = target.figures(target.tally(logits, validation.labels))
     point = Point(
         stage=progress.stage,
         step=progress.step,
         train_loss=float(np.mean(seen.losses)),
-        validation_loss=float(F.cross_entropy(logits, validation.labels)),
+        validation_loss=target.mean_loss(logits, validation.labels),
+        train=target.figures(tally),
+        validation=figures,
+        reached=target.reached(figures),
         learning_rate=rate,
         gradient_norms=dict(
             zip([group.name for group in network.groups()], np.mean(seen.norms, axis=0).tolist(), strict=True)
         ),
-        **figures,
     )
     progress.curve.append(point)
     return point
 
 
-def averages(confusion: Tensor) -> dict[str, float]:
-    """Accuracy, and macro averages of precision, recall and F1."""
-    names = [str(index) for index in range(len(confusion))]
-    metrics = metrics_of(Tallies.of(confusion.double().numpy()[None]), names)
-    averaged = {
-        "precision": "macro_precision",
-        "recall": "macro_recall",
-        "accuracy": "accuracy",
-        "macro_f1": "macro_f1",
-    }
-    return {said: float(metrics[name][0]) for said, name in averaged.items()}
-
-
 def judge(progress: Progress, point: Point, patience: int | None) -> bool:
-    """Whether `point` is the best so far, by macro F1 and then by loss; after `patience` that are not, the stage stops.
+    """Whether `point` is the best so far, by macro F1 (of numbers: the mean error) and then by loss; after `patience`
+    that are not, the stage stops.
 
     By loss alone it would stop too soon: the loss rises with overconfidence, which the temperature mends afterwards,
     while the answers still get better.
     """
-    reached = (point.validation_macro_f1, -point.validation_loss)
-    better = reached > (progress.best_macro_f1, -progress.best_loss)
+    better = (point.reached, -point.validation_loss) > (progress.best, -progress.best_loss)
     if better:
-        progress.best_macro_f1, progress.best_loss = point.validation_macro_f1, point.validation_loss
+        progress.best, progress.best_loss = point.reached, point.validation_loss
         progress.best_step, progress.without_improvement = point.step, 0
     else:
         progress.without_improvement += 1
@@ -325,12 +312,17 @@ def watch(progress: Progress) -> None:
         progress.damping, progress.damped_at = progress.damping / 2, len(progress.curve)
 
 
-def _say(bar: "tqdm[Any]", point: Point, done: int, total: int, seconds: float) -> None:
+def _say(bar: "tqdm[Any]", point: Point, target: Target, done: int, total: int, seconds: float) -> None:
     """How it goes: in the progress bar, or as lines where there is no terminal; `seconds` a batch takes."""
-    bar.set_postfix(loss=f"{point.validation_loss:.3f}", macro_f1=f"{point.validation_macro_f1:.3f}")
+    judged = target.answers.judged
+    bar.set_postfix({"loss": f"{point.validation_loss:.3f}", judged: f"{point.validation[judged]:.3f}"})
     if bar.disable:
         _log.info(
-            "batch %d of %d: loss %.3f, on validation %.3f, accuracy %.3f, macro F1 %.3f; about %.0f s left",
-            *(done, total, point.train_loss, point.validation_loss, point.validation_accuracy),
-            *(point.validation_macro_f1, seconds * (total - done)),
+            "batch %d of %d: loss %.3f, on validation %.3f, %s; about %.0f s left",
+            *(done, total, point.train_loss, point.validation_loss, _in_words(point, target)),
+            seconds * (total - done),
         )
+
+
+def _in_words(point: Point, target: Target) -> str:
+    return ", ".join(f"{FIGURES[name]} {point.validation[name]:.3f}" for name in target.answers.figures)

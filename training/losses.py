@@ -1,9 +1,10 @@
 """What training makes small: one figure for each row, which the loop weighs and averages.
 
 labels of the training part -> cross-entropy, or focal loss where one label is far more frequent than another
+numbers of the training part, in deviations -> squares, or Huber's loss where some are far out
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,20 +17,64 @@ FOCUS = 2.0  # gamma in Lin et al. 2017, "Focal Loss for Dense Object Detection"
 TEMPERATURE = 0.1  # as in Khosla et al. 2020
 
 
-class Loss(NamedTuple):
+FAR = 4.0  # deviations that next to no row of a normal distribution is away
+OUTLIERS = 0.001  # of the rows that are further, from which on Huber's loss is taken: normally there are 0.00006
+
+
+class Loss(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+    def weights(self, truth: Tensor) -> Tensor:
+        """(rows,): how much each counts by what its truth is."""
+
+    def of(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """(rows, outputs) and (rows,) -> (rows,), without the weights."""
+
+
+class OfLabels(NamedTuple):
     """`label_weights` (labels,) multiply the loss of each row by its label's."""
 
     name: Literal["cross_entropy", "focal"]
     reason: str
     label_weights: Tensor
 
+    def weights(self, truth: Tensor) -> Tensor:
+        return self.label_weights[truth]
+
     def of(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """(rows, labels) and (rows,) -> (rows,), without the weights."""
         losses = F.cross_entropy(logits.float(), truth, reduction="none")
         return losses if self.name == "cross_entropy" else (1 - (-losses).exp()) ** FOCUS * losses
 
 
-def choose(settings: Training, truth: Tensor, labels: int) -> Loss:
+class OfNumbers(NamedTuple):
+    name: Literal["mse", "huber"]
+    reason: str
+
+    def weights(self, truth: Tensor) -> Tensor:
+        return torch.ones(len(truth))
+
+    def of(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """Huber's is that of 1964: squares within one deviation, beyond it no steeper."""
+        values = outputs[:, 0].float()
+        if self.name == "mse":
+            return F.mse_loss(values, truth, reduction="none")
+        return F.huber_loss(values, truth, reduction="none")
+
+
+def choose_for_numbers(settings: Training, truth: Tensor) -> OfNumbers:
+    """The one that was asked for; `auto` takes Huber's where more are far out than chance explains."""
+    if settings.loss == "mse" or settings.loss == "huber":
+        return OfNumbers(settings.loss, "as the task file says")
+    far = float((truth.abs() > FAR).float().mean())
+    reason = f"{far:.2%} of the numbers are more than {FAR:.0f} deviations from the mean"
+    return OfNumbers("huber" if far > OUTLIERS else "mse", reason)
+
+
+def choose(settings: Training, truth: Tensor, labels: int) -> OfLabels:
     """The one that was asked for; `auto` takes the focal loss at an imbalance of 10:1 or worse."""
     counts = torch.bincount(truth, minlength=labels)
     present = counts[counts > 0]
@@ -37,10 +82,10 @@ def choose(settings: Training, truth: Tensor, labels: int) -> Loss:
     weights = torch.ones(labels)
     if settings.label_weights == "balanced":
         weights = len(truth) / (len(present) * counts.clamp(min=1))
-    if settings.loss != "auto":
-        return Loss(settings.loss, "as the task file says", weights)
+    if settings.loss == "cross_entropy" or settings.loss == "focal":
+        return OfLabels(settings.loss, "as the task file says", weights)
     reason = f"the most frequent label is {ratio:.1f} times as frequent as the rarest"
-    return Loss("focal" if ratio >= IMBALANCE else "cross_entropy", reason, weights)
+    return OfLabels("focal" if ratio >= IMBALANCE else "cross_entropy", reason, weights)
 
 
 def contrastive(pooled: Tensor, truth: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class Hidden(NamedTuple):
 class Output(NamedTuple):
     pooled: Tensor  # (batch, width)
     adapted: Tensor  # (batch, width), what the head sees: the same where there is no adapter
-    logits: Tensor  # (batch, labels)
+    logits: Tensor  # (batch, labels); of numbers one, in deviations
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def pooled_of(network: Network, hidden: HiddenStates, dtype: torch.dtype) -> NDA
     return over_all(network, hidden, dtype, ALONE).pooled
 
 
-def over_all(network: Network, hidden: HiddenStates, dtype: torch.dtype, team: Team) -> Outputs:
+def over_all(network: Network, hidden: HiddenStates, dtype: torch.dtype, team: Team = ALONE) -> Outputs:
     """Without learning anything; each process runs its share and gets all."""
     network.learning_mode(on=False)
     device = network.head.weight.device

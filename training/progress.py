@@ -14,26 +14,28 @@ from training.diagnosis import Finding
 
 @dataclass
 class Point:
-    """One validation: figures of the batches since the last one, and of the whole validation part.
+    """One validation: figures of the batches since the last one (`train`), and of the whole `validation` part.
 
-    Precision, recall and F1 are averages over the labels. `gradient_norms` are means over the batches, by layer group.
+    Which figures there are, the target says; precision, recall and F1 are averages over the labels. `reached` is what
+    points are judged by, more is better. `gradient_norms` are means over the batches, by layer group.
     """
 
     stage: int  # from 0
     step: int
     train_loss: float
-    train_accuracy: float
-    train_precision: float
-    train_recall: float
-    train_macro_f1: float
     validation_loss: float
-    validation_accuracy: float
-    validation_precision: float
-    validation_recall: float
-    validation_macro_f1: float
+    train: dict[str, float]
+    validation: dict[str, float]
+    reached: float
     learning_rate: float
     gradient_norms: dict[str, float] = field(default_factory=dict)
     seconds: float = field(default=0.0, compare=False)  # of training until here
+
+    def flat(self) -> dict[str, Any]:
+        """`train_accuracy`, `validation_accuracy` and so on beside the rest."""
+        values = asdict(self)
+        parts = {part: values.pop(part) for part in ("train", "validation")}
+        return values | {f"{part}_{name}": one for part, figures in parts.items() for name, one in figures.items()}
 
 
 @dataclass
@@ -58,7 +60,7 @@ class Progress:
     step: int = 0  # batches done, in all stages
     stage_start: int = 0  # step at which the stage began
     best_step: int = 0  # 0: none validated yet
-    best_macro_f1: float = -1.0
+    best: float = -math.inf  # what the best point reached
     best_loss: float = math.inf
     without_improvement: int = 0
     damping: float = 1.0  # halved each time that the validation loss bounces
@@ -87,7 +89,7 @@ class Progress:
 
 def write_point(board: SummaryWriter, point: Point) -> None:
     """Training and validation under one tag's two ends, so that TensorBoard draws them beside each other."""
-    for name, value in asdict(point).items():
+    for name, value in point.flat().items():
         part, _, metric = name.partition("_")
         if part in {"train", "validation"}:
             board.add_scalar(f"{metric}/{part}", value, point.step)

@@ -7,7 +7,6 @@ artifacts -> time and memory of a request
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,20 +20,20 @@ from regraft.preprocessing import load_preprocessor
 from regraft.task import Task
 from training import calibrate, footprint, robustness, slices, value
 from training.data import Row
-from training.evaluate import confusion_of
+from training.intervals import Held
 from training.pictures import read_image
+from training.progress import Point
 from training.runtime import Scorer
 from training.scratch import Scratch
+from training.targets import Calibrated, Target
 
 FILE = "proof.json"
 WORST = 15
 THUMBNAIL = 160  # pixels of the longer side
 
-Ints = NDArray[np.int64]
-
 
 class Mistake(BaseModel):
-    """A wrong answer. `id` and `place` say where the row came from."""
+    """A wrong answer, or one that is far off. `id` and `place` say where the row came from."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,8 +49,10 @@ class Mistake(BaseModel):
 class Proof(BaseModel):
     model_config = ConfigDict(frozen=True)
 
-    confusion: list[list[int]]  # (labels, labels) of the test part, rows are the truth
-    calibration: calibrate.Calibrated
+    confusion: list[list[int]] = []  # (labels, labels) of the test part, rows are the truth
+    calibration: calibrate.Calibrated | None = None  # of labels
+    pairs: list[tuple[float, float]] = []  # truth and answer of test rows
+    intervals: Held | None = None  # of numbers
     slices: list[slices.Slice]
     robustness: list[robustness.Curve]
     mistakes: list[Mistake]
@@ -80,9 +81,10 @@ class Tested(NamedTuple):
     """The test part and what the version answered."""
 
     rows: Sequence[Row]
-    truth: Ints  # (rows,)
-    probabilities: NDArray[np.float32]  # (rows, labels)
-    temperature: float
+    truth: NDArray[Any]  # (rows,)
+    columns: NDArray[np.float32]  # (rows, columns)
+    target: Target
+    calibrated: Calibrated
 
 
 class Kind(NamedTuple):
@@ -103,37 +105,37 @@ def prove(
     task: Task,
     folder: Path,
     tested: Tested,
-    others: Mapping[str, Ints],
+    others: Mapping[str, NDArray[Any]],
     artifacts: Mapping[str, str],
     serves: str,
     findings: Sequence[str],
-    curve: Sequence[Any],
+    curve: Sequence[Point],
     scratch: Scratch | None = None,
 ) -> Proof:
     """`others` are the answers of what it is compared with; `artifacts` the files that were kept, by precision, one of
     which `serves`."""
     options = {"resamples": task.training.bootstrap, "seed": task.data.seed}
-    truth, answers, kind = tested.truth, tested.probabilities.argmax(axis=1), KINDS[task.input]
-    inputs = [kind.read(row) for row in tested.rows]
+    target, truth, kind = tested.target, tested.truth, KINDS[task.input]
+    answers, inputs = target.read(tested.columns), [kind.read(row) for row in tested.rows]
+    scorer = Scorer(folder / artifacts[serves], load_preprocessor(folder))
     return Proof(
-        confusion=confusion_of(truth, answers, len(task.labels)).tolist(),
-        calibration=calibrate.measure(tested.probabilities, truth, tested.temperature, **options),
-        slices=slices.measure(answers == truth, [*conditions(tested.rows), *kind.conditions(inputs)]),
+        **target.believed(tested.columns, truth, tested.calibrated, **options),
+        slices=slices.measure(target.look(truth, answers), [*conditions(tested.rows), *kind.conditions(inputs)]),
         robustness=robustness.measure(
             inputs,
             truth,
-            Scorer(folder / artifacts[serves], load_preprocessor(folder)).answers,
-            task.labels,
+            lambda changed: target.read(scorer.answers(changed)),
+            target,
             kind.changes,
             most=task.report.robustness_rows,
             **options,
         ),
         mistakes=mistakes(task, tested),
-        worth=value.worth(task.value, truth, answers, others, task.labels, **options) if task.value else None,
+        worth=value.worth(task.value, truth, answers, others, target, **options) if task.value else None,
         footprints={name: footprint.measure(folder, file) for name, file in artifacts.items()},
         peak_bytes=footprint.peak_bytes(),
         findings=list(findings),
-        curve=[asdict(point) for point in curve],
+        curve=[point.flat() for point in curve],
         scratch=scratch,
     )
 
@@ -149,20 +151,18 @@ def conditions(rows: Sequence[Row]) -> list[slices.Condition]:
 
 
 def mistakes(task: Task, tested: Tested) -> list[Mistake]:
-    """The wrong answers that were given with the most confidence."""
-    answers, confidence = tested.probabilities.argmax(axis=1), tested.probabilities.max(axis=1)
-    wrong = np.flatnonzero(answers != tested.truth)
+    """The worst answers."""
     return [
         Mistake(
-            id=tested.rows[index].id,
-            place=tested.rows[index].place,
-            input=tested.rows[index].input,
-            truth=task.labels[tested.truth[index]],
-            answer=task.labels[answers[index]],
-            confidence=float(confidence[index]),
-            picture=thumbnail(KINDS["image"].read(tested.rows[index])) if task.input == "image" else None,
+            id=tested.rows[one.row].id,
+            place=tested.rows[one.row].place,
+            input=tested.rows[one.row].input,
+            truth=one.truth,
+            answer=one.answer,
+            confidence=one.confidence,
+            picture=thumbnail(KINDS["image"].read(tested.rows[one.row])) if task.input == "image" else None,
         )
-        for index in wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST]
+        for one in tested.target.worst(tested.truth, tested.columns)[:WORST]
     ]
 
 

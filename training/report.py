@@ -1,7 +1,7 @@
 """One page that says how good a version is, against what, at what cost, and where it fails; readable offline.
 
 a version's folder (proof.json, data_card.json, comparison.json of a candidate) and manifest -> words, tables, curves
--> templates/report.html.jinja -> HTML without a single link to elsewhere
+-> templates/ -> HTML without a single link to elsewhere
 """
 
 import json
@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, Field
 
+from regraft.answers import FIGURES, LESS_IS_BETTER
 from regraft.versions import Manifest, Metric
 from training import charts, summary
 from training.beside import Beside
 from training.proof import Proof
 from training.slices import Slice
 from training.value import Worth
+from training.wording import wording_of
 
 REPORT, COMPARISON = "report.html", "comparison.json"
 MOST_LABELS = 20  # that a confusion matrix is shown of; above, its largest cells
@@ -28,9 +30,9 @@ class Compared(BaseModel):
     """A candidate and production on the same rows."""
 
     rows: int
-    candidate_accuracy: float
-    production_accuracy: float
-    difference: dict[str, Metric]  # candidate minus production
+    candidate: float = Field(validation_alias=AliasChoices("candidate", "candidate_accuracy"))
+    production: float = Field(validation_alias=AliasChoices("production", "production_accuracy"))
+    difference: dict[str, Metric]  # above 0 the candidate is better
     worth: Worth | None = None
 
 
@@ -53,32 +55,59 @@ def render(folder: Path, manifest: Manifest, beside: Beside | None = None) -> st
     """The page of the version in `folder`, another one set beside it. Raises VersionRefused for one without proof."""
     proof = Proof.load(folder)
     card = json.loads((folder / "data_card.json").read_text())
-    comparison = folder / COMPARISON
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            manifest=manifest,
-            proof=proof,
-            card=card,
-            labels=manifest.labels,
-            comparison=Comparison.model_validate_json(comparison.read_bytes()) if comparison.is_file() else None,
-            beside=beside,
-            steps=summary.steps(manifest),
-            saved=summary.saved(manifest, proof),
-            race=charts.race(proof.curve, proof.scratch, manifest) if proof.scratch else None,
-            verdict=" ".join(summary.verdict(manifest, proof)),
-            advice=summary.advice(manifest, proof, card),
-            compared=[("this version", manifest.test), *manifest.baselines.items()],
-            worst_labels=sorted(manifest.labels, key=lambda label: manifest.test[f"f1/{label}"].value),
-            confusions=largest_confusions(proof.confusion, manifest.labels),
-            slices=by_condition(proof.slices),
-            learning=charts.learning(proof.curve, manifest.training["best_step"]),
-            gradients=charts.gradients(proof.curve),
-            reliability=charts.reliability(proof.calibration, len(manifest.labels)),
-            robustness=charts.robustness(proof.robustness),
-        )
-    )
+    comparison, figures = folder / COMPARISON, manifest.answers.figures
+    shown = {
+        "manifest": manifest,
+        "proof": proof,
+        "card": card,
+        "figures": figures,
+        "names": FIGURES,
+        "scales": scales(manifest),
+        "gained": wording_of(manifest.answers).gained,
+        "comparison": Comparison.model_validate_json(comparison.read_bytes()) if comparison.is_file() else None,
+        "beside": beside,
+        "steps": summary.steps(manifest),
+        "saved": summary.saved(manifest, proof),
+        "race": charts.race(proof.curve, proof.scratch, manifest) if proof.scratch else None,
+        "verdict": " ".join(summary.verdict(manifest, proof)),
+        "advice": summary.advice(manifest, proof, card),
+        "compared": [("this version", manifest.test), *manifest.baselines.items()],
+        "slices": by_condition(proof.slices),
+        "learning": charts.learning(proof.curve, manifest.training["best_step"], figures),
+        "gradients": charts.gradients(proof.curve),
+        "robustness": charts.robustness(proof.robustness),
+    }
+    kind = of_numbers if manifest.kind == "regression" else of_labels
+    return _environment().get_template(f"{manifest.kind}.html.jinja").render(**shown, **kind(manifest, proof))
+
+
+def of_labels(manifest: Manifest, proof: Proof) -> dict[str, Any]:
+    """What only a classification shows."""
+    assert proof.calibration is not None
+    return {
+        "labels": manifest.labels,
+        "worst_labels": sorted(manifest.labels, key=lambda label: manifest.test[f"f1/{label}"].value),
+        "confusions": largest_confusions(proof.confusion, manifest.labels),
+        "reliability": charts.reliability(proof.calibration, len(manifest.labels)),
+    }
+
+
+def of_numbers(manifest: Manifest, proof: Proof) -> dict[str, Any]:
+    """What only a regression shows."""
+    assert proof.intervals is not None
+    return {
+        "scatter": charts.scatter(proof.pairs, manifest.test["mae"].value),
+        "widths": charts.widths(proof.intervals),
+    }
+
+
+def scales(manifest: Manifest) -> dict[str, tuple[float, float]]:
+    """What the first figure, and differences in it, are drawn from and to."""
+    figure = manifest.answers.figures[0]
+    if figure not in LESS_IS_BETTER:
+        return {"figure": (0, 1), "gain": (-0.5, 0.5)}
+    most = max(metrics[figure].high for metrics in (manifest.test, *manifest.baselines.values()))
+    return {"figure": (0, most), "gain": (-most, most)}
 
 
 def by_condition(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
@@ -118,7 +147,6 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "size": size,
-        "points": summary.points,
         "money": summary.money,
         "duration": summary.duration,
     }

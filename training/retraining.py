@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from regraft.answers import FIGURES, Answers
 from regraft.errors import DataError
 from regraft.history import History, as_utc
 from regraft.inputs import InputStore
@@ -23,12 +24,12 @@ from regraft.versions import Manifest
 from training.checks import refuse_leaks
 from training.data import Parts, Row, part_counts, split_hash
 from training.dataset import Dataset
+from training.distribution import answers_in, distribution_of
 from training.duplicates import unlike
-from training.evaluate import compare
-from training.learning import labels_of_rows
 from training.pictures import ImageFiles
 from training.runtime import Scorer
 from training.split import grouped
+from training.targets import target_of
 from training.train import texts
 from training.value import worth
 
@@ -54,9 +55,7 @@ class Material(NamedTuple):
     newest: list[Row]
 
 
-def reviewed_rows(
-    history: History, until: datetime, labels: Sequence[str], inputs: InputStore | None = None
-) -> list[Row]:
+def reviewed_rows(history: History, until: datetime, answers: Answers, inputs: InputStore | None = None) -> list[Row]:
     """Predictions as labelled examples, in order of review; what callers said of them are their conditions.
 
     Labels that the task no longer has are left out, and images that are no longer among the `inputs`.
@@ -69,7 +68,7 @@ def reviewed_rows(
     rows = [
         Row(id_, value, label, f"review {review}", conditions=dict(metadata or {}))
         for id_, value, label, review, metadata in found
-        if label in labels
+        if answers.takes(label)
     ]
     if inputs is None:
         return rows
@@ -106,7 +105,7 @@ def assemble(
     together = Parts([*kept, *new.values()], parts.validation, parts.test)
     refuse_leaks(grouped([row for part in together for row in part], None), together)
     card = original.card | {
-        "parts": part_counts(together),
+        "parts": part_counts(together, distribution_of(answers_in(original.card))),
         "split_sha256": split_hash(together),
         "reviewed": {"rows": len(reviewed), "trained_on": len(new), "held_out": len(newest)},
         "files_split_sha256": original.card["split_sha256"],
@@ -148,32 +147,34 @@ def frozen(file: Path, make: Callable[[], Material]) -> Material:
 def compare_versions(
     task: Task, material: Material, candidate: tuple[Path, Manifest], production: tuple[Path, Manifest]
 ) -> dict[str, Any]:
-    """Accuracy of both on the original test part and on the newest labels, with the paired difference's interval.
+    """How good both are on the original test part and on the newest labels, with the paired difference's interval;
+    above 0 the candidate is better.
 
     Raises DataError when there are too few newest labels, or the versions do not know the same labels.
     """
-    if production[1].labels != candidate[1].labels:
-        raise DataError("production has other labels than the task; the two cannot be compared")
+    if production[1].answers != candidate[1].answers:
+        raise DataError("production has other labels, or another range, than the task; the two cannot be compared")
     if len(material.newest) < FEWEST_NEWEST:
         raise DataError(
             f"only {len(material.newest)} new labels could be held out to judge the candidate on,"
             f" {FEWEST_NEWEST} are needed"
         )
     parts = {"original_test": material.dataset.parts.test, "newest": material.newest}
-    evidence: dict[str, Any] = {}
+    target = target_of(task, material.dataset.parts.train)
+    figure, options = task.answers.figures[0], {"resamples": task.training.bootstrap, "seed": task.data.seed}
+    evidence: dict[str, Any] = {"figure": figure, "unit": target.unit}
     for name, rows in parts.items():
-        truth = labels_of_rows(rows, task)
-        ours, theirs = _answers(*candidate, rows), _answers(*production, rows)
-        options = {"resamples": task.training.bootstrap, "seed": task.data.seed}
-        difference = compare(truth, ours, theirs, task.labels, **options)
+        truth = target.truth(rows)
+        ours, theirs = (target.read(_answers(*version, rows)) for version in (candidate, production))
+        difference = target.compare(truth, ours, theirs, **options)
         evidence[name] = {
             "rows": len(rows),
-            "candidate_accuracy": float(np.mean(ours == truth)),
-            "production_accuracy": float(np.mean(theirs == truth)),
+            "candidate": target.quality(truth, ours)[figure],
+            "production": target.quality(truth, theirs)[figure],
             "difference": {metric: value.model_dump() for metric, value in difference.items()},
         }
         if task.value:
-            saved = worth(task.value, truth, ours, {"production": theirs}, task.labels, **options)
+            saved = worth(task.value, truth, ours, {"production": theirs}, target, **options)
             evidence[name]["worth"] = saved.model_dump()
     return evidence
 
@@ -183,21 +184,23 @@ def objection(evidence: dict[str, Any], forgetting: float) -> str | None:
 
     Asking for intervals that exclude 0 would turn away most candidates that are better, when newest labels are few.
     """
-    lost = -evidence["original_test"]["difference"]["accuracy"]["value"]
-    gained = evidence["newest"]["difference"]["accuracy"]["value"]
-    if lost > forgetting:
-        return f"the candidate forgets: {lost:.3f} of accuracy lost on the original test part, {forgetting} is allowed"
+    figure, allowed = evidence["figure"], forgetting * evidence["unit"]
+    lost, gained = (
+        sign * evidence[name]["difference"][figure]["value"] for name, sign in (("original_test", -1), ("newest", 1))
+    )
+    of = FIGURES[figure]
+    if lost > allowed:
+        return f"the candidate forgets: {lost:.3f} of {of} lost on the original test part, {allowed:.3g} is allowed"
     if gained <= 0:
-        return f"the candidate is no better on the newest labels: {gained:+.3f} of accuracy"
+        return f"the candidate is no better on the newest labels: {gained:+.3f} of {of}"
     return None
 
 
-def _answers(folder: Path, manifest: Manifest, rows: Sequence[Row]) -> NDArray[np.int64]:
+def _answers(folder: Path, manifest: Manifest, rows: Sequence[Row]) -> NDArray[np.float32]:
     loaded = load_preprocessor(folder)
     preprocessor: Preprocessor = ImageFiles(loaded.spec) if isinstance(loaded, ImagePreprocessor) else loaded
     scorer = Scorer(folder / manifest.artifacts[manifest.serve_cpu].file, preprocessor)
-    answers: NDArray[np.int64] = scorer.score(preprocessor.encode(texts(rows))).probabilities.argmax(axis=1)
-    return answers
+    return scorer.score(preprocessor.encode(texts(rows))).answers
 
 
 def _by_key(rows: Sequence[Row]) -> dict[str, Row]:

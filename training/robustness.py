@@ -6,15 +6,15 @@ rows -> a sample -> each change at each severity -> the version's answers -> acc
 import io
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from regraft.answers import Answers
 from regraft.versions import Metric
-from training.evaluate import compare, evaluate
 
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 BESIDE = {
@@ -23,7 +23,7 @@ BESIDE = {
     for place, letter in enumerate(row)
 }
 
-Ints = NDArray[np.int64]
+Read = NDArray[Any]  # (rows,), answers as the target reads them
 
 
 class Severity(NamedTuple):
@@ -34,15 +34,23 @@ class Severity(NamedTuple):
 
 
 class Point(BaseModel):
-    """Figures on the changed sample; `gain` is the paired difference of accuracy to the sample as it was."""
+    """Figures on the changed sample; `gain` is the paired difference of the first of them to the sample as it was."""
 
     model_config = ConfigDict(frozen=True)
 
     severity: str
-    accuracy: Metric
-    macro_f1: Metric
+    figures: dict[str, Metric]  # of accuracy and macro F1, or of what the target has
     gain: Metric
     other_answers: float  # share of rows that are answered otherwise than before
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_old(cls, values: Any) -> Any:
+        """As the proofs had it while there were labels only."""
+        if isinstance(values, dict) and "accuracy" in values:
+            figures = {name: values[name] for name in ("accuracy", "macro_f1")}
+            return {name: one for name, one in values.items() if name not in figures} | {"figures": figures}
+        return values
 
 
 class Curve(BaseModel):
@@ -77,18 +85,31 @@ def cut(text: str, share: float) -> str:
     return " ".join(words[: max(1, round(share * len(words)))])
 
 
+class Target(Protocol):
+    """As much of training/targets as is needed here."""
+
+    @property
+    def answers(self) -> Answers: ...
+
+    def same(self, one: Read, other: Read) -> NDArray[np.bool_]: ...
+
+    def evaluate(self, truth: Read, read: Read, *, resamples: int, seed: int) -> dict[str, Metric]: ...
+
+    def compare(self, truth: Read, ours: Read, theirs: Read, *, resamples: int, seed: int) -> dict[str, Metric]: ...
+
+
 def measure(
     inputs: Sequence[Any],
-    truth: Ints,
-    answer: Callable[[Sequence[Any]], Ints],
-    labels: Sequence[str],
+    truth: Read,
+    answer: Callable[[Sequence[Any]], Read],
+    target: Target,
     changes: Mapping[str, Sequence[Severity]],
     *,
     most: int,
     resamples: int,
     seed: int,
 ) -> list[Curve]:
-    """A curve of each change, on at most `most` of the rows; `answer` gives label indices. Same seed, same curves."""
+    """A curve of each change, on at most `most` of the rows. Same seed, same curves."""
     sample = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:most])
     chosen, truth = [inputs[index] for index in sample], truth[sample]
     severities = [(name, severity) for name, several in changes.items() for severity in several]
@@ -100,20 +121,19 @@ def measure(
         ]
     clean, *answers = answer(texts).reshape(-1, len(chosen))
     options = {"resamples": resamples, "seed": seed}
-    curves = {name: [_point("as it is", truth, clean, clean, labels, **options)] for name in changes}
+    curves = {name: [_point("as it is", truth, clean, clean, target, **options)] for name in changes}
     for (name, severity), answered in zip(severities, answers, strict=True):
-        curves[name].append(_point(severity.name, truth, answered, clean, labels, **options))
+        curves[name].append(_point(severity.name, truth, answered, clean, target, **options))
     return [Curve(change=name, rows=len(chosen), points=points) for name, points in curves.items()]
 
 
-def _point(severity: str, truth: Ints, answered: Ints, clean: Ints, labels: Sequence[str], **options: int) -> Point:
-    metrics = evaluate(truth, answered, labels, **options).metrics
+def _point(severity: str, truth: Read, answered: Read, clean: Read, target: Target, **options: int) -> Point:
+    metrics, shown = target.evaluate(truth, answered, **options), target.answers.figures
     return Point(
         severity=severity,
-        accuracy=metrics["accuracy"],
-        macro_f1=metrics["macro_f1"],
-        gain=compare(truth, answered, clean, labels, **options)["accuracy"],
-        other_answers=float(np.mean(answered != clean)),
+        figures={name: metrics[name] for name in shown},
+        gain=target.compare(truth, answered, clean, **options)[shown[0]],
+        other_answers=float(np.mean(~target.same(answered, clean))),
     )
 
 

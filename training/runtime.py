@@ -15,7 +15,7 @@ SERVING_BATCH = 8
 
 
 class Scores(NamedTuple):
-    probabilities: NDArray[np.float32]  # (rows, labels)
+    answers: NDArray[np.float32]  # (rows, columns): probabilities by label; or a number, its interval, its confidence
     features: NDArray[np.float32]  # (rows, features)
 
 
@@ -31,7 +31,7 @@ class Scorer:
 
     def run(self, encodings: Sequence[Any]) -> Scores:
         """These texts as one padded batch."""
-        return Scores(*self._session.run(["probabilities", "features"], self._preprocessor.collate(encodings)))
+        return Scores(*self._session.run(None, self._preprocessor.collate(encodings)))
 
     def run_in(self, encodings: Sequence[Any], batches: Sequence[Sequence[int]]) -> Scores:
         """All of them, in these batches of indices."""
@@ -39,13 +39,13 @@ class Scorer:
         order = np.argsort(np.concatenate([np.asarray(indices) for indices in batches]))
         return Scores(*(np.concatenate(arrays)[order] for arrays in zip(*results, strict=True)))
 
-    def answers(self, inputs: Sequence[Any]) -> NDArray[np.int64]:
-        """The label index of each. Texts that come out of the preprocessor the same are asked once."""
+    def answers(self, inputs: Sequence[Any]) -> NDArray[np.float32]:
+        """(rows, columns). Texts that come out of the preprocessor the same are asked once."""
         encodings = self._preprocessor.encode(inputs)
         keys = [tuple(one.ids) if isinstance(one, Encoding) else place for place, one in enumerate(encodings)]
         different = dict(zip(keys, encodings, strict=True))
         places = {key: place for place, key in enumerate(different)}
-        answers = self.score(list(different.values())).probabilities.argmax(axis=1)
+        answers = self.score(list(different.values())).answers
         return np.asarray(answers[[places[key] for key in keys]])
 
     def score(self, encodings: Sequence[Any]) -> Scores:

@@ -7,17 +7,15 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from training.cache import batches_by_length
-from training.evaluate import macro_f1
-from training.learning import Source, labels_of_rows
+from training.learning import Source
 from training.loop import epoch_batches
+from training.losses import Loss
 from training.network import Network
 from training.outputs import EVALUATION_BATCH
 from training.precision import computing
@@ -26,14 +24,12 @@ RATE = 5e-4  # AdamW's for small transformers and convolutional networks alike, 
 PATIENCE = 6  # epochs without improvement
 SPREAD = 0.02  # of first weights, as BERT's
 
-Ints = NDArray[np.int64]
-
 
 class Moment(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     seconds: float  # of training, validations included
-    macro_f1: float  # on the validation part
+    reached: float = Field(validation_alias=AliasChoices("reached", "macro_f1"))  # on validation; see Target.reached
 
 
 class Scratch(BaseModel):
@@ -46,12 +42,12 @@ class Scratch(BaseModel):
 
     @property
     def best(self) -> Moment:
-        return max(self.moments, key=lambda moment: moment.macro_f1)
+        return max(self.moments, key=lambda moment: moment.reached)
 
 
 class Tried(NamedTuple):
     scratch: Scratch
-    answers: Ints  # of the best moment, on the test part
+    answers: NDArray[Any]  # of the best moment, on the test part
 
 
 def forget_everything(network: nn.Module, seed: int) -> None:
@@ -70,24 +66,25 @@ def forget_everything(network: nn.Module, seed: int) -> None:
 
 def train_from_scratch(network: Network, source: Source, dtype: torch.dtype, budget: float) -> Tried:
     """Until it does not improve any more, or `budget` seconds are over. `network` is left as it ended."""
-    settings, parts, task = source.task.training, source.parts, source.task
+    settings, parts, target = source.task.training, source.parts, source.target
     forget_everything(network, settings.seed)
     train, validation, test = (_Part.of(source, rows) for rows in (parts.train, parts.validation, parts.test))
-    truth = labels_of_rows(parts.validation, task)
+    loss = target.loss(settings, train.labels)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
-    started, moments, answers = time.monotonic(), list[Moment](), np.zeros(len(parts.test), dtype=np.int64)
+    started, moments, answers = time.monotonic(), list[Moment](), torch.zeros(len(parts.test), target.width)
     while not _settled(moments) and (not moments or time.monotonic() - started < budget):
         for step, indices in enumerate(epoch_batches(train.lengths, settings, (len(moments), 0))):
             for group in optimizer.param_groups:
                 group["lr"] = RATE * min(1.0, (step + 1) / 50 if not moments else 1.0)
-            _learn(network, train, indices, optimizer, dtype)
+            _learn(network, train, indices, optimizer, loss, dtype)
             if time.monotonic() - started > budget:
                 break
-        reached = macro_f1(truth, _answers(network, validation, dtype), len(task.labels))
-        if not moments or reached > max(moment.macro_f1 for moment in moments):
-            answers = _answers(network, test, dtype)
-        moments.append(Moment(seconds=round(time.monotonic() - started, 2), macro_f1=reached))
-    return Tried(Scratch(moments=moments, in_time=_settled(moments)), answers)
+        outputs = _outputs(network, validation, dtype)
+        reached = target.reached(target.figures(target.tally(outputs, validation.labels)))
+        if not moments or reached > max(moment.reached for moment in moments):
+            answers = _outputs(network, test, dtype)
+        moments.append(Moment(seconds=round(time.monotonic() - started, 2), reached=reached))
+    return Tried(Scratch(moments=moments, in_time=_settled(moments)), target.read_outputs(answers))
 
 
 class _Part(NamedTuple):
@@ -100,7 +97,7 @@ class _Part(NamedTuple):
     @classmethod
     def of(cls, source: Source, rows: list[Any]) -> "_Part":
         encodings = source.preprocessor.encode([row.input for row in rows])
-        return cls(encodings, torch.from_numpy(labels_of_rows(rows, source.task)), source.preprocessor.collate)
+        return cls(encodings, source.target.taught(source.target.truth(rows)), source.preprocessor.collate)
 
     @property
     def lengths(self) -> Tensor:
@@ -115,30 +112,36 @@ class _Part(NamedTuple):
 
 
 def _learn(
-    network: Network, train: _Part, indices: list[int], optimizer: torch.optim.Optimizer, dtype: torch.dtype
+    network: Network,
+    train: _Part,
+    indices: list[int],
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    dtype: torch.dtype,
 ) -> None:
     device = network.head.weight.device
     network.train()
     with computing(dtype, device):
         logits = network(*train.inputs(indices, device)).logits
-    loss = F.cross_entropy(logits.float(), train.labels[indices].to(device))
+    losses = loss.of(logits, train.labels[indices].to(device))
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    losses.mean().backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
 
 
-def _answers(network: Network, part: _Part, dtype: torch.dtype) -> Ints:
+def _outputs(network: Network, part: _Part, dtype: torch.dtype) -> Tensor:
+    """(rows, outputs)"""
     device = network.head.weight.device
     network.eval()
-    answers = np.empty(len(part.encodings), dtype=np.int64)
+    outputs = torch.empty(len(part.encodings), network.head.out_features)
     with torch.no_grad(), computing(dtype, device):
         for indices in part.batches():
-            answers[indices] = network(*part.inputs(indices, device)).logits.argmax(dim=1).cpu().numpy()
-    return answers
+            outputs[indices] = network(*part.inputs(indices, device)).logits.float().cpu()
+    return outputs
 
 
 def _settled(moments: Sequence[Moment]) -> bool:
     """The best of all was PATIENCE epochs ago."""
-    reached = [moment.macro_f1 for moment in moments]
+    reached = [moment.reached for moment in moments]
     return len(reached) > PATIENCE and max(reached[:-PATIENCE]) >= max(reached[-PATIENCE:])

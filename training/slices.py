@@ -1,4 +1,4 @@
-"""Where a version fails more than elsewhere: accuracy on parts of the test rows that can be named.
+"""Where a version fails more than elsewhere: accuracy, or the mean error, on parts of the test rows that can be named.
 
 rows -> conditions (which value each row has) -> slices -> is it worse than the rest? -> which of them chance does
 not explain, all looked at together
@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
-from scipy.stats import hypergeom
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from scipy.stats import hypergeom, mannwhitneyu
+from scipy.stats import t as student
 
 from regraft.preprocessing import describe_image, descriptors
 from regraft.versions import Metric
@@ -24,6 +25,7 @@ Z = 1.96  # of 95%
 SHOUTED = 0.2  # share of capitals
 
 Flags = NDArray[np.bool_]
+Reals = NDArray[np.float64]
 
 
 class Condition(NamedTuple):
@@ -42,38 +44,75 @@ class Slice(BaseModel):
     condition: str
     value: str
     rows: int
-    accuracy: Metric
-    elsewhere: float  # accuracy of all other rows
+    figure: Metric = Field(validation_alias=AliasChoices("figure", "accuracy"))  # accuracy, or the mean absolute error
+    elsewhere: float  # of all other rows
     p_value: float
     fails: bool
 
 
-def measure(right: Flags, conditions: Sequence[Condition]) -> list[Slice]:
-    """Every slice that is large enough. `right` says of each row whether it was answered rightly.
+class Looked(NamedTuple):
+    """What is seen of the rows of one slice, and the chance of seeing them as bad as that where all rows are alike."""
 
-    A slice is worse than the rest by Fisher's exact test, one-sided: given how many answers are wrong at all, how often
-    would chance put as many of them into this slice? Over slices by Holm 1979, "A simple sequentially rejective
-    multiple test procedure": the chance of naming any slice wrongly is at most ALPHA, however slices overlap.
+    figure: Metric
+    elsewhere: float
+    p_value: float
+
+
+Look = Callable[[Flags], Looked]  # at the rows that are inside
+
+
+def by_rate(right: Flags) -> Look:
+    """Of rows that were answered rightly, or not. By Fisher's exact test, one-sided: given how many answers are wrong
+    at all, how often would chance put as many of them into this slice?"""
+
+    def look(inside: Flags) -> Looked:
+        found, rows = int(right[inside].sum()), int(inside.sum())
+        p_value = float(hypergeom.cdf(found, len(right), right.sum(), rows))
+        return Looked(proportion(found, rows), float(right[~inside].mean()), p_value)
+
+    return look
+
+
+def by_size_of(errors: Reals) -> Look:
+    """Of rows that are so far off. By ranks (Mann & Whitney 1947), one-sided, so that single large errors do not
+    decide; the interval of a slice's mean is Student's."""
+
+    def look(inside: Flags) -> Looked:
+        here, others = errors[inside], errors[~inside]
+        half = float(student.ppf(0.975, len(here) - 1)) * float(here.std(ddof=1)) / np.sqrt(len(here))
+        middle = float(here.mean())
+        mean = Metric(value=middle, low=max(0.0, middle - half), high=middle + half)
+        p_value = float(mannwhitneyu(here, others, alternative="greater").pvalue)
+        return Looked(mean, float(others.mean()), p_value)
+
+    return look
+
+
+def measure(look: Look, conditions: Sequence[Condition]) -> list[Slice]:
+    """Every slice that is large enough.
+
+    Over slices by Holm 1979, "A simple sequentially rejective multiple test procedure": the chance of naming any slice
+    wrongly is at most ALPHA, however slices overlap.
     """
     found = [
         (condition.name, value, inside)
         for condition in conditions
         for place, value in enumerate(condition.values)
-        if FEWEST <= (inside := condition.places == place).sum() <= len(right) - FEWEST
+        if FEWEST <= (inside := condition.places == place).sum() <= len(inside) - FEWEST
     ]
-    counts = [(right[inside].sum(), inside.sum()) for _, _, inside in found]
-    adjusted = holm([] if not counts else _worse(len(right), right.sum(), np.array(counts)))
+    seen = [look(inside) for _, _, inside in found]
+    adjusted = holm([one.p_value for one in seen])
     return [
         Slice(
             condition=condition,
             value=value,
             rows=int(inside.sum()),
-            accuracy=proportion(right[inside].sum(), inside.sum()),
-            elsewhere=float(right[~inside].mean()),
+            figure=one.figure,
+            elsewhere=one.elsewhere,
             p_value=p_value,
             fails=p_value < ALPHA,
         )
-        for (condition, value, inside), p_value in zip(found, adjusted, strict=True)
+        for (condition, value, inside), one, p_value in zip(found, seen, adjusted, strict=True)
     ]
 
 
@@ -149,9 +188,3 @@ def of_images(contents: Sequence[bytes]) -> list[Condition]:
         *(by_size(name, [one[name] for one in described], form.format) for name, form in shown.items()),
         by_size("pixels", sizes),
     ]
-
-
-def _worse(rows: int, right: int, counts: NDArray[np.int64]) -> list[float]:
-    """Chance of at most as many right answers in slices of (right, rows), were rows drawn into them blindly."""
-    found: list[float] = np.asarray(hypergeom.cdf(counts[:, 0], rows, right, counts[:, 1])).tolist()
-    return found

@@ -1,11 +1,11 @@
 """Labelled rows in three parts that share no input, no near-duplicate and no group; or pairs that leak, by name.
 
-rows -> groups of what belongs together -> (label by label, or by time) -> train, validation, test
+rows -> groups of what belongs together -> (stratum by stratum, or by time) -> train, validation, test
 """
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,16 @@ class Groups(NamedTuple):
     links: list[Link]  # enough of them to connect every group
 
 
+class Stratified(NamedTuple):
+    """A group, and the strata of its labels."""
+
+    rows: Sequence[Row]
+    strata: set[str]
+
+
+Strata = Callable[[Sequence[str]], Sequence[str]]  # labels -> the stratum of each
+
+
 class Leak(NamedTuple):
     link: Link
     parts: tuple[str, str]
@@ -53,19 +63,20 @@ def grouped(rows: Sequence[Row], near_duplicates: float | None, looks: Looks | N
     return Groups(list(groups.values()), links)
 
 
-def split(groups: Sequence[Sequence[Row]], data: Data) -> Parts:
+def split(groups: Sequence[Sequence[Row]], data: Data, strata: Strata = list) -> Parts:
     """Whole groups in parts of the sizes that `data` asks for; the same for the same rows in whatever order.
 
-    At random, labels are as frequent in each part as in all; groups are taken in the order of a hash of the seed and
-    their content, so that a row that is added moves few others. By time, the newest groups are the test part and those
-    before them the validation part. Parts that the data itself names stay as they are.
+    At random, strata of the labels (each label, unless said otherwise) are as frequent in each part as in all; groups
+    are taken in the order of a hash of the seed and their content, so that a row that is added moves few others. By
+    time, the newest groups are the test part and those before them the validation part. Parts that the data itself
+    names stay as they are.
     """
     if data.columns.part:
         chosen = [[row for group in groups for row in group if row.part == name] for name in PARTS]
     elif data.split == "time":
         chosen = _by_time(groups, data)
     else:
-        chosen = _by_label(groups, data)
+        chosen = _by_stratum(groups, data, strata)
     return Parts(*(sorted(part, key=lambda row: row.id) for part in chosen))
 
 
@@ -112,52 +123,48 @@ def _by_time(groups: Sequence[Sequence[Row]], data: Data) -> list[list[Row]]:
     return [train, validation, test]
 
 
-def _by_label(groups: Sequence[Sequence[Row]], data: Data) -> list[list[Row]]:
-    """A group joins the test part if that comes nearer to its share of each label, else validation, else train."""
-    totals = Counter(row.label for group in groups for row in group)
-    lacking = [
-        {label: round(total * share) for label, total in totals.items()} for share in (data.test, data.validation)
-    ]
-    chosen: list[list[Sequence[Row]]] = [[], [], []]  # test, validation, train
+def _by_stratum(groups: Sequence[Sequence[Row]], data: Data, strata: Strata) -> list[list[Row]]:
+    """A group joins the test part if that comes nearer to its share of each stratum, else validation, else train."""
+    rows = [row for group in groups for row in group]
+    stratum = dict(zip((row.id for row in rows), strata([row.label for row in rows]), strict=True))
+    totals = Counter(stratum.values())
+    lacking = [{one: round(total * share) for one, total in totals.items()} for share in (data.test, data.validation)]
+    chosen: list[list[Stratified]] = [[], [], []]  # test, validation, train
     for group in sorted(groups, key=lambda group: _rank(group, data.seed)):
-        counts = Counter(row.label for row in group)
+        counts = Counter(stratum[row.id] for row in group)
         target = next((place for place in (0, 1) if _nearer(lacking[place], counts, totals)), 2)
-        chosen[target].append(group)
+        chosen[target].append(Stratified(group, set(counts)))
         if target < 2:
-            lacking[target] = {label: n - counts[label] for label, n in lacking[target].items()}
-    _give_each_its_labels(chosen)
-    test, validation, train = ([row for group in part for row in group] for part in chosen)
+            lacking[target] = {one: n - counts[one] for one, n in lacking[target].items()}
+    _give_each_its_strata(chosen)
+    test, validation, train = ([row for group in part for row in group.rows] for part in chosen)
     return [train, validation, test]
 
 
 def _nearer(lacking: dict[str, int], counts: Counter[str], totals: Counter[str]) -> bool:
-    """In squared distance, each label's over its number of rows, so that rare labels count."""
-    change = sum(((lacking[label] - n) ** 2 - lacking[label] ** 2) / totals[label] for label, n in counts.items())
+    """In squared distance, each stratum's over its number of rows, so that rare labels count."""
+    change = sum(((lacking[one] - n) ** 2 - lacking[one] ** 2) / totals[one] for one, n in counts.items())
     return change < 0
 
 
-def _give_each_its_labels(chosen: list[list[Sequence[Row]]]) -> None:
-    """Of a label with three groups or more, at least one is in each part: the smallest one of training moves."""
+def _give_each_its_strata(chosen: list[list[Stratified]]) -> None:
+    """Of a stratum with three groups or more, at least one is in each part: the smallest one of training moves."""
     train = chosen[2]
-    left = Counter(_all_labels(train))
-    often = {label for label, groups in Counter(_all_labels(chosen[0] + chosen[1] + train)).items() if groups >= 3}
+    left = Counter(_all_strata(train))
+    often = {one for one, groups in Counter(_all_strata(chosen[0] + chosen[1] + train)).items() if groups >= 3}
     for part in chosen[:2]:
-        for label in sorted(often - set(_all_labels(part))):
-            there = [group for group in train if label in _labels(group)]
-            if spare := [group for group in there if min(left[one] for one in _labels(group)) > 1]:
-                smallest = min(spare, key=len)
+        for missing in sorted(often - set(_all_strata(part))):
+            there = [group for group in train if missing in group.strata]
+            if spare := [group for group in there if min(left[one] for one in group.strata) > 1]:
+                smallest = min(spare, key=lambda group: len(group.rows))
                 train.remove(smallest)
                 part.append(smallest)
-                left.subtract(_labels(smallest))
+                left.subtract(smallest.strata)
 
 
-def _all_labels(groups: Sequence[Sequence[Row]]) -> Iterator[str]:
-    """Each label as often as there are groups that hold it."""
-    return (label for group in groups for label in _labels(group))
-
-
-def _labels(group: Sequence[Row]) -> set[str]:
-    return {row.label for row in group}
+def _all_strata(groups: Sequence[Stratified]) -> Iterator[str]:
+    """Each stratum as often as there are groups that hold it."""
+    return (one for group in groups for one in group.strata)
 
 
 def _rank(group: Sequence[Row], seed: int) -> bytes:

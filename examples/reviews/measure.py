@@ -48,7 +48,7 @@ def answers(folder: Path, manifest: Manifest, texts: Sequence[Snippet]) -> NDArr
     preprocessor = TextPreprocessor.load(folder)
     scorer = Scorer(folder / manifest.artifacts[manifest.serve_cpu].file, preprocessor)
     encodings = preprocessor.encode([snippet.text for snippet in texts])
-    answered: NDArray[np.int64] = scorer.score(encodings).probabilities.argmax(axis=1)
+    answered: NDArray[np.int64] = scorer.score(encodings).answers.argmax(axis=1)
     return answered
 
 

@@ -13,6 +13,12 @@ labels: [bad, good]
 backbone: {source: hub/model}
 data: {files: [data.csv]}
 """
+NUMBERS = """\
+name: ratings
+kind: regression
+backbone: {source: hub/model}
+data: {files: [data.csv]}
+"""
 
 
 def write(folder: Path, text: str) -> Path:
@@ -55,17 +61,27 @@ def test_a_request_to_an_image_task_may_be_larger(tmp_path: Path) -> None:
         (SMALL + "training: {epochs: 0}\n", 5, "'training.epochs'"),
         (SMALL + "audit:\n  rate: 1.5\n", 6, "'audit.rate'"),
         (SMALL.replace("name: reviews", "name: Reviews!"), 1, "'name'"),
-        (SMALL.replace("labels: [bad, good]\n", ""), 1, "'labels' is missing"),
-        (SMALL.replace("[bad, good]", "[bad, bad]"), 1, "labels must differ"),
-        (SMALL.replace("[bad, good]", "[bad, '']"), 1, "a label must not be empty"),
+        (SMALL.replace("labels: [bad, good]\n", ""), 1, "'labels': is missing"),
+        (SMALL.replace("[bad, good]", "[bad, bad]"), 2, "'labels': must differ"),
+        (SMALL.replace("[bad, good]", "[bad, '']"), 2, "a label must not be empty"),
         (SMALL.replace("[bad, good]", "[bad, 3]"), 2, "'labels.1'"),
         (SMALL + "drift: {window: 100, minimum: 200}\n", 1, "drift.minimum must not exceed"),
         (SMALL.replace("{files: [data.csv]}", "{files: [d.csv], validation: 0.5, test: 0.5}"), 1, "nothing to train"),
         (SMALL + "input: image\nserving: much\n", 6, "'serving'"),
         (SMALL + "input: sound\n", 5, "'input'"),
-        (SMALL + "value: {errors: {bad: {fair: 1}}}\n", 1, "value.errors: unknown label 'fair'"),
-        (SMALL + "value: {errors: {bad: {bad: 1}}}\n", 1, "value.errors: 'bad' for 'bad' is no error"),
+        (SMALL + "value: {errors: {bad: {fair: 1}}}\n", 5, "'value': errors: unknown label 'fair'"),
+        (SMALL + "value: {errors: {bad: {bad: 1}}}\n", 5, "'value': errors: 'bad' for 'bad' is no error"),
         (SMALL + "value: {errors: {bad: {good: -1}}}\n", 5, "'value.errors.bad.good'"),
+        (SMALL + "range: {minimum: 0}\n", 5, "'range': is of a regression"),
+        (SMALL + "training: {loss: mse}\n", 5, "'training': loss: mse is of a regression"),
+        (SMALL + "value: {per_unit: 1}\n", 5, "'value': a classification has errors"),
+        (SMALL + "kind: regression\n", 2, "'labels': a regression has none"),
+        (NUMBERS + "range: {minimum: 3, maximum: 3}\n", 5, "'range': the minimum must be less"),
+        (NUMBERS + "range: {minimum: .nan}\n", 5, "'range': the ends of a range are finite"),
+        (NUMBERS + "training: {few_shot: on}\n", 5, "'training.few_shot'"),
+        (NUMBERS + "training: {few_shot: 'on'}\n", 5, "'training': few_shot: on is of a classification"),
+        (NUMBERS + "training:\n  loss: focal\n", 5, "'training': loss: focal is of a classification"),
+        (NUMBERS + "value: {errors: {a: {b: 1}}}\n", 5, "'value': a regression has per_unit"),
         ("- a list\n", 1, "a task file is a mapping"),
         ("", 1, "a task file is a mapping"),
     ],

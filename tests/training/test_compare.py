@@ -21,19 +21,22 @@ REAL = Path(__file__).parents[2] / "examples" / "reviews" / "data"
 def tried(source: str, f1: float, p50_ms: float) -> Tried:
     quality = Metric(value=f1, low=f1 - 0.03, high=f1 + 0.03)
     return Tried(
-        source=source, licence="mit", macro_f1=quality, accuracy=quality, behind=quality, parameters=1_000_000,
+        source=source, licence="mit", figures=dict.fromkeys(("accuracy", "macro_f1"), quality), behind=quality,
+        parameters=1_000_000,
         artifact_bytes=4_000_000, peak_bytes=90_000_000, p50_ms=p50_ms, p99_ms=2 * p50_ms,
     )  # fmt: skip
 
 
 def test_the_cheapest_within_the_interval_of_the_best_is_named() -> None:
     candidates = [tried("large", 0.80, 9.0), tried("middle", 0.78, 5.0), tried("small", 0.76, 1.0)]
-    comparison = Comparison(rows=500, tried=candidates, refused={"odd": "the backbone odd states no licence"})
+    comparison = Comparison(
+        rows=500, judged="macro_f1", tried=candidates, refused={"odd": "the backbone odd states no licence"}
+    )
     assert (comparison.best.source, comparison.cheapest.source) == ("large", "middle")
     said = table(comparison)
     assert said[-1].startswith("take middle: within the interval of large, the best, at 56% of its time")
     assert "not tried: the backbone odd states no licence" in said
-    alone = Comparison(rows=500, tried=candidates[:1] + candidates[2:], refused={})
+    alone = Comparison(rows=500, judged="macro_f1", tried=candidates[:1] + candidates[2:], refused={})
     assert table(alone)[-1] == "take large: none that is cheaper comes within the interval of its macro F1"
 
 
@@ -58,7 +61,7 @@ def test_backbones_are_tried_compared_and_saved(tmp_path: Path, backbone: Path, 
     assert large["parameters"] > small["parameters"]
     assert large["artifact_bytes"] > small["artifact_bytes"]
     for one in (large, small):
-        assert one["macro_f1"]["low"] <= one["macro_f1"]["value"] <= one["macro_f1"]["high"]
+        assert one["figures"]["macro_f1"]["low"] <= one["figures"]["macro_f1"]["value"]
         assert 0 < one["p50_ms"] <= one["p99_ms"]
         assert one["peak_bytes"] > one["artifact_bytes"]
         assert one["source"] in run.output or one["source"][-32:] in run.output
@@ -85,7 +88,7 @@ def test_half_of_a_real_network_costs_half(tmp_path: Path) -> None:
     whole, half_of_it = sorted(tried, key=lambda one: -one.parameters)
     assert whole.parameters - half_of_it.parameters == 3 * 1_774_464  # each layer of width 384
     assert whole.artifact_bytes > half_of_it.artifact_bytes > 40_000_000
-    assert min(one.macro_f1.value for one in tried) > 0.4
+    assert min(one.figures["macro_f1"].value for one in tried) > 0.4
 
 
 def first_layers(source: Path, folder: Path, count: int) -> Path:

@@ -5,11 +5,14 @@ import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
+from regraft.answers import Labels
 from training import baselines
 from training.calibrate import bins, ece, ece_by_chance, fit_temperature, measure, nll, warmer
-from training.evaluate import compare, evaluate, evaluate_baselines, macro_f1, mean
+from training.evaluate import compare, evaluate, macro_f1, mean
+from training.targets import target_for
 
 LABELS = ("a", "b", "c")
+LABELLED = target_for(Labels(LABELS))
 OPTIONS = {"resamples": 500, "seed": 0}
 
 
@@ -70,7 +73,7 @@ def test_a_paired_difference_is_narrower_than_the_intervals_of_both() -> None:
 
 def test_a_model_gains_nothing_over_itself() -> None:
     truth = np.arange(30) % 3
-    gains = evaluate_baselines(truth, truth, {"itself": truth}, LABELS, **OPTIONS)["itself"]
+    gains = baselines.beside(LABELLED, truth, truth, {"itself": truth}, **OPTIONS)["itself"]
     assert (gains["gain/accuracy"].low, gains["gain/accuracy"].high) == (0.0, 0.0)
     assert gains["accuracy"].value == 1.0
 
@@ -145,8 +148,8 @@ def test_baselines_learn_what_they_can() -> None:
     assert baselines.majority(truth, 2).tolist() == [1, 1]
     shares = np.bincount(baselines.at_random(np.array([0] + [2] * 9), 5000, seed=0), minlength=3) / 5000
     assert shares == pytest.approx([0.1, 0.0, 0.9], abs=0.02)
-    assert baselines.tf_idf(texts, truth, ["good", "bad"]).tolist() == [1, 0]
-    assert baselines.frozen_backbone(vectors, truth, vectors[:3]).tolist() == [0, 1, 1]
+    assert baselines.tf_idf(LABELLED.linear, texts, truth, ["good", "bad"]).tolist() == [1, 0]
+    assert baselines.frozen_backbone(LABELLED.linear, vectors, truth, vectors[:3]).tolist() == [0, 1, 1]
 
 
 def test_colours_tell_apart_what_differs_in_colour() -> None:
@@ -157,4 +160,7 @@ def test_colours_tell_apart_what_differs_in_colour() -> None:
         contents.append(file.getvalue())
     truth = np.arange(40) % 2
     assert baselines.shades(contents[:1]).sum() == pytest.approx(3)
-    assert baselines.colour_histogram(contents[:30], truth[:30], contents[30:]).tolist() == truth[30:].tolist()
+    assert (
+        baselines.colour_histogram(LABELLED.linear, contents[:30], truth[:30], contents[30:]).tolist()
+        == truth[30:].tolist()
+    )

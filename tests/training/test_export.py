@@ -7,10 +7,12 @@ import pytest
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
+from regraft.answers import Labels
 from regraft.errors import VersionRefused
 from regraft.preprocessing import Encoding, TextPreprocessor
 from regraft.task import Export, Task
 from regraft.versions import Artifact
+from tests.training.conftest import LABELS
 from training import artifacts
 from training.backbone import open_backbone, open_preprocessor
 from training.dataset import read_dataset
@@ -25,11 +27,14 @@ from training.export import (
     write_onnx,
 )
 from training.half import halve
-from training.learning import labels_of_rows
 from training.network import Network
 from training.quantize import quantize
 from training.runtime import Scorer
+from training.targets import target_for
+from training.targets.labels import Probabilities
 from training.text import TextEncoder
+
+TARGET = target_for(Labels(LABELS))
 
 
 class Bench:
@@ -42,14 +47,14 @@ class Bench:
         self.rows = read_dataset(task).parts.train[:80]
         self.texts = [row.input for row in self.rows]
         self.encodings: list[Encoding] = self.preprocessor.encode(self.texts)
-        self.truth = labels_of_rows(self.rows, task)
+        self.truth = TARGET.truth(self.rows)
         network = Network(TextEncoder.load(card), labels=3, frozen=0.75, seed=0)
         with torch.no_grad():
             network.head.weight.mul_(100)
             tensors = self.preprocessor.collate(self.encodings)
             pooled = network(*(torch.from_numpy(values) for values in tensors.values())).pooled
             network.head.bias.copy_(-network.head.weight @ pooled.mean(dim=0))  # so that no label always wins
-        self.model = Exported(network, 1.5, principal_components(pooled.numpy(), 8))
+        self.model = Exported(network, Probabilities(1.5), principal_components(pooled.numpy(), 8))
         write_onnx(self.model, folder / FP32)
         self.scorer = Scorer(folder / FP32, self.preprocessor)
 
@@ -66,7 +71,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> Bench:
 
 
 def test_the_graph_answers_as_pytorch_does(bench: Bench) -> None:
-    parity = check_parity(bench.model, bench.scorer, bench.preprocessor, bench.encodings, 1e-3)
+    parity = check_parity(bench.model, bench.scorer, bench.preprocessor, bench.encodings, 1e-3, TARGET)
     assert parity.rows == 80
     assert parity.largest_difference < 1e-5
     assert parity.largest_feature_difference < 1e-4
@@ -94,14 +99,14 @@ def test_a_graph_that_answers_differently_is_refused(bench: Bench, tmp_path: Pat
     head.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(head) * np.float32(1.1), head.name))
     onnx.save(model, tmp_path / FP32)
     wrong = Scorer(tmp_path / FP32, bench.preprocessor)
-    with pytest.raises(VersionRefused, match="does not answer as PyTorch does: probabilities differ by up to"):
-        check_parity(bench.model, wrong, bench.preprocessor, bench.encodings, 1e-3)
+    with pytest.raises(VersionRefused, match="does not answer as PyTorch does: answers differ by up to"):
+        check_parity(bench.model, wrong, bench.preprocessor, bench.encodings, 1e-3, TARGET)
 
 
 def test_a_graph_that_answers_nan_is_refused(bench: Bench) -> None:
-    broken = Exported(bench.model.network, float("nan"), (bench.model.components, bench.model.offset))
+    broken = Exported(bench.model.network, Probabilities(float("nan")), (bench.model.components, bench.model.offset))
     with pytest.raises(VersionRefused):
-        check_parity(broken, bench.scorer, bench.preprocessor, bench.encodings[:4], 1e-3)
+        check_parity(broken, bench.scorer, bench.preprocessor, bench.encodings[:4], 1e-3, TARGET)
 
 
 def test_int8_answers_do_not_depend_on_their_neighbours(bench: Bench, tmp_path: Path) -> None:
@@ -110,18 +115,20 @@ def test_int8_answers_do_not_depend_on_their_neighbours(bench: Bench, tmp_path: 
     small = Scorer(tmp_path / "int8.onnx", bench.preprocessor)
     found = artifacts.Measurement.of(tmp_path / "int8.onnx", bench.preprocessor, bench.encodings)
     assert np.abs(found.alone - found.mixed).max() < 1e-5
-    difference = np.abs(small.score(bench.encodings).probabilities - bench.scorer.score(bench.encodings).probabilities)
+    difference = np.abs(small.score(bench.encodings).answers - bench.scorer.score(bench.encodings).answers)
     assert 0 < difference.max() < 0.2
 
 
 def test_dynamic_int8_is_caught_by_its_neighbours(bench: Bench, tmp_path: Path) -> None:
     quantize_dynamic(bench.folder / FP32, tmp_path / "dynamic.onnx", weight_type=QuantType.QInt8)
     reference = artifacts.Measurement.of(bench.folder / FP32, bench.preprocessor, bench.encodings)
-    plain = reference.artifact(bench.truth, reference)
+    plain = reference.artifact(bench.truth, reference, TARGET)
     measured = artifacts.Measurement.of(tmp_path / "dynamic.onnx", bench.preprocessor, bench.encodings)
-    dynamic = measured.artifact(bench.truth, reference)
+    dynamic = measured.artifact(bench.truth, reference, TARGET)
     assert plain.measured["neighbour_difference"] < 1e-5
-    assert any("answers depend on the batch" in reason for reason in artifacts.objections(dynamic, plain, Export()))
+    assert any(
+        "answers depend on the batch" in reason for reason in artifacts.objections(dynamic, plain, Export(), TARGET)
+    )
 
 
 def artifact(accuracy: float, per_second: float, difference: float = 0.0, changed: int = 0) -> Artifact:
@@ -138,13 +145,13 @@ def artifact(accuracy: float, per_second: float, difference: float = 0.0, change
     [
         (artifact(0.896, 200.0), None),
         (artifact(0.894, 200.0), "loses 0.0060 of accuracy, 0.005 is allowed"),
-        (artifact(0.9, 200.0, 0.002), "answers depend on the batch: by up to 0.002, 0 labels change"),
-        (artifact(0.9, 200.0, 0.0001, 1), "answers depend on the batch: by up to 0.0001, 1 labels change"),
-        (artifact(0.9, 200.0, float("nan")), "answers depend on the batch: by up to nan, 0 labels change"),
+        (artifact(0.9, 200.0, 0.002), "answers depend on the batch: by up to 0.002, 0 answers change"),
+        (artifact(0.9, 200.0, 0.0001, 1), "answers depend on the batch: by up to 0.0001, 1 answers change"),
+        (artifact(0.9, 200.0, float("nan")), "answers depend on the batch: by up to nan, 0 answers change"),
     ],
 )
 def test_a_smaller_artifact_has_to_earn_its_place(small: Artifact, reason: str | None) -> None:
-    assert artifacts.objections(small, artifact(0.9, 100.0), Export()) == ([reason] if reason else [])
+    assert artifacts.objections(small, artifact(0.9, 100.0), Export(), TARGET) == ([reason] if reason else [])
 
 
 def test_int8_has_to_be_faster() -> None:
@@ -166,7 +173,7 @@ def test_fp16_takes_and_gives_what_float32_does_in_half_the_bytes(bench: Bench, 
     assert onnx.TensorProto.FLOAT not in {one.data_type for one in half.initializer}
     found = artifacts.Measurement.of(tmp_path / "half.onnx", bench.preprocessor, bench.encodings)
     assert found.file.stat().st_size < 0.7 * (bench.folder / FP32).stat().st_size
-    difference = np.abs(found.answers - bench.scorer.score(bench.encodings).probabilities)
+    difference = np.abs(found.answers - bench.scorer.score(bench.encodings).answers)
     assert 0 < difference.max() < 5e-3
     assert np.abs(found.alone - found.mixed).max() < 1e-3
 
@@ -182,7 +189,7 @@ def test_what_is_kept_serves_and_what_is_dropped_leaves_no_file(
     for judge in ("objections", "slowness", "strangeness"):
         monkeypatch.setattr(artifacts, judge, lambda *_: found)
     chosen = artifacts.choose(
-        tmp_path, bench.preprocessor, bench.encodings, bench.truth, Export(fp16=True), PARITY, bench.encodings
+        tmp_path, bench.preprocessor, bench.encodings, bench.truth, Export(fp16=True), PARITY, bench.encodings, TARGET
     )
     assert (chosen.cpu, chosen.gpu) == serves
     for name in ("int8", "fp16"):
@@ -196,7 +203,7 @@ def test_what_is_kept_serves_and_what_is_dropped_leaves_no_file(
 def test_what_is_not_wanted_is_not_tried(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / FP32).write_bytes((bench.folder / FP32).read_bytes())
     off = Export(int8=False)
-    chosen = artifacts.choose(tmp_path, bench.preprocessor, bench.encodings, bench.truth, off, PARITY, [])
+    chosen = artifacts.choose(tmp_path, bench.preprocessor, bench.encodings, bench.truth, off, PARITY, [], TARGET)
     assert (list(chosen.artifacts), chosen.cpu, chosen.gpu) == (["fp32"], "fp32", "fp32")
 
 
@@ -204,15 +211,13 @@ def test_golden_examples_hold_the_answers_of_what_serves(bench: Bench, tmp_path:
     texts = spread_by_length(bench.texts, 5)
     assert [len(text) for text in texts] == sorted(len(text) for text in texts)
     scorers = {"fp32": bench.scorer}
-    write_golden(tmp_path / "golden.json", texts, bench.preprocessor, scorers, serves="fp32", tolerance=0.001)
+    write_golden(tmp_path / "golden.json", texts, bench.preprocessor, scorers)
     golden = json.loads((tmp_path / "golden.json").read_text())
-    assert golden["tolerance"] == 0.001
     for text, example in zip(texts, golden["examples"], strict=True):
         assert example["input"] == text
         tensors = bench.preprocessor.collate(bench.preprocessor.encode([text]))
         assert example["tensors"]["input_ids"] == tensors["input_ids"][0].tolist()
-        assert example["probabilities"] == example["by_precision"]["fp32"]
-        assert sum(example["probabilities"]) == pytest.approx(1, abs=1e-5)
+        assert sum(example["by_precision"]["fp32"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_features_are_uncorrelated_with_variance_one_where_they_were_fitted() -> None:

@@ -43,6 +43,7 @@ from training.dataset import read_dataset
 from training.export import FP32, Exported, principal_components, write_onnx
 from training.learning import Reader, Source
 from training.network import Network
+from training.targets.labels import Probabilities
 from training.text import TextEncoder
 
 SMALL = {
@@ -108,7 +109,9 @@ def test_of_an_architecture_that_cannot_be_cut_the_head_learns(encoder: Any, tmp
         states = encoder.eval()(input_ids=ids, attention_mask=mask).last_hidden_state * mask[:, :, None]
         expected = network.head(states.sum(dim=1) / mask.sum(dim=1, keepdim=True))
         torch.testing.assert_close(network(ids, mask).logits, expected)
-    write_onnx(Exported(network, 1.0, principal_components(np.eye(16, dtype=np.float32), 2)), tmp_path / FP32)
+    write_onnx(
+        Exported(network, Probabilities(1.0), principal_components(np.eye(16, dtype=np.float32), 2)), tmp_path / FP32
+    )
     session = onnxruntime.InferenceSession(tmp_path / FP32)
     (answered,) = session.run(["probabilities"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
     assert np.abs(answered - expected.softmax(dim=1).numpy()).max() < 1e-5

@@ -68,7 +68,7 @@ def metric(value: float) -> Metric:
 
 def a_slice(value: str, *, fails: bool) -> Slice:
     return Slice(
-        condition="source", value=value, rows=40, accuracy=metric(0.4), elsewhere=0.8, p_value=0.001, fails=fails
+        condition="source", value=value, rows=40, figure=metric(0.4), elsewhere=0.8, p_value=0.001, fails=fails
     )
 
 
@@ -77,7 +77,9 @@ def test_the_proof_is_of_the_test_part(manifest: Manifest, proof: Proof) -> None
     assert sum(map(sum, proof.confusion)) == rows
     right = sum(proof.confusion[place][place] for place in range(3))
     assert right / rows == manifest.test["accuracy"].value
-    assert all(curve.points[0].accuracy.value == manifest.test["accuracy"].value for curve in proof.robustness)
+    assert all(
+        curve.points[0].figures["accuracy"].value == manifest.test["accuracy"].value for curve in proof.robustness
+    )
     assert len(proof.mistakes) == min(rows - right, 15)
     confidences = [one.confidence for one in proof.mistakes]
     assert confidences == sorted(confidences, reverse=True)
@@ -144,8 +146,8 @@ def test_the_page_of_a_candidate_sets_it_against_production(
 ) -> None:
     compared = {
         "rows": 50,
-        "candidate_accuracy": 0.9,
-        "production_accuracy": 0.7,
+        "candidate": 0.9,
+        "production": 0.7,
         "difference": {"accuracy": metric(0.2).model_dump(), "macro_f1": metric(0.1).model_dump()},
     }
     proof.save(tmp_path)
@@ -170,7 +172,7 @@ def test_the_verdict_says_what_how_good_against_what_and_at_what_cost(manifest: 
     ("gain", "words"),
     [
         (0.1, "so that 10.0 points (9.0 to 11.0) are gained"),
-        (0.0, "not clearly more"),
+        (0.0, "not clearly better"),
         (-0.1, "(x) is better"),
     ],
 )
@@ -204,6 +206,7 @@ def test_advice_follows_what_was_measured(manifest: Manifest, proof: Proof, card
     poor = manifest.model_copy(update={"test": vague, "baselines": {"x": {"gain/accuracy": metric(0.0)}}})
     curve = proof.robustness[0]
     lost = curve.points[1].model_copy(update={"gain": metric(-0.2)})
+    assert proof.calibration is not None
     calibration = proof.calibration.model_copy(update={"ece_after": 0.2, "ece_by_chance": (0.0, 0.1)})
     measured = proof.model_copy(
         update={
@@ -215,7 +218,7 @@ def test_advice_follows_what_was_measured(manifest: Manifest, proof: Proof, card
     said = "\n".join(summary.advice(poor, measured, card | {"parts": counts}))
     assert "not clearly better than x" in said
     assert "neutral is found least and has the fewest rows, 3" in said
-    assert "Under typing errors (2% of letters) it loses 20 points" in said
+    assert "Under typing errors (2% of letters) its accuracy goes from" in said
     assert "Confidence is off by 0.200 on average, more than chance explains (0.100)" in said
     assert "four times as many would halve the interval" in said
 
@@ -231,7 +234,7 @@ def point(seconds: float, reached: float) -> dict[str, Any]:
     return {"seconds": seconds, "validation_macro_f1": reached}
 
 
-SCRATCH = Scratch(moments=[Moment(seconds=40, macro_f1=0.5), Moment(seconds=80, macro_f1=0.4)], in_time=True)
+SCRATCH = Scratch(moments=[Moment(seconds=40, reached=0.5), Moment(seconds=80, reached=0.4)], in_time=True)
 
 
 @pytest.mark.parametrize(

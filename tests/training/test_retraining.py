@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from regraft.answers import Labels
 from regraft.errors import DataError
 from regraft.eventlog import Record
 from regraft.events import Arm, Event, PredictionMade, QueueReason, ReviewGiven
@@ -23,7 +24,7 @@ def row(text: str, label: str = "neutral") -> Row:
 
 
 def dataset(train: list[Row], validation: list[Row], test: list[Row]) -> Dataset:
-    return Dataset(Parts(train, validation, test), [], {"split_sha256": "0"})
+    return Dataset(Parts(train, validation, test), [], {"split_sha256": "0", "labels": dict.fromkeys(LABELS, 1)})
 
 
 ORIGINAL = dataset([row("a"), row("b")], [row("v")], [row("t")])
@@ -98,7 +99,7 @@ def test_reviewed_predictions_are_labelled_by_their_newest_review_until_the_requ
         review(6, "redacted", "neutral", 5),
     ]
     history.write([Record("log", place, event) for place, event in enumerate(events, start=1)])
-    found = reviewed_rows(history, NOON + timedelta(minutes=10), LABELS)
+    found = reviewed_rows(history, NOON + timedelta(minutes=10), Labels(LABELS))
     assert [(one.id, one.input, one.label) for one in found] == [
         ("p2", "text p2", "neutral"),
         ("p1", "text p1", "positive"),
@@ -108,7 +109,8 @@ def test_reviewed_predictions_are_labelled_by_their_newest_review_until_the_requ
 
 def evidence(original: float, newest: float) -> dict[str, Any]:
     parts = {"original_test": original, "newest": newest}
-    return {name: {"difference": {"accuracy": {"value": value}}} for name, value in parts.items()}
+    found = {name: {"difference": {"accuracy": {"value": value}}} for name, value in parts.items()}
+    return {"figure": "accuracy", "unit": 1.0, **found}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_a_candidate_must_not_forget_and_must_be_better_on_the_newest(
 
 def test_too_few_new_labels_decide_nothing(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Labelled:
-        labels = task.labels
+        answers = task.answers
 
     both: Any = (tmp_path, Labelled())
     material = Material(read_dataset(task), [row("new")])
@@ -138,10 +140,10 @@ def test_too_few_new_labels_decide_nothing(task: Task, tmp_path: Path, monkeypat
 
 def test_versions_with_other_labels_cannot_be_compared(task: Task, tmp_path: Path) -> None:
     class Other:
-        labels = ("x", "y")
+        answers = Labels(("x", "y"))
 
     class Same:
-        labels = task.labels
+        answers = task.answers
 
     candidate, production = (tmp_path, Same()), (tmp_path, Other())
     with pytest.raises(DataError, match="other labels"):

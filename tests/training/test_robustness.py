@@ -7,10 +7,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from regraft.answers import Labels
 from training.robustness import OF_IMAGES, OF_TEXTS, cut, measure, typos
+from training.targets import target_for
 
 TEXTS = ["good " * 5 + f"word{number}" if number % 2 else "bad " * 5 + f"word{number}" for number in range(60)]
 TRUTH = np.arange(60) % 2
+TARGET = target_for(Labels(("bad", "good")))
 OPTIONS = {"most": 40, "resamples": 100, "seed": 0}
 
 
@@ -20,24 +23,24 @@ def spells(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def test_each_change_has_a_curve_from_the_text_as_it_is_to_the_worst() -> None:
-    curves = {curve.change: curve for curve in measure(TEXTS, TRUTH, spells, ("bad", "good"), OF_TEXTS, **OPTIONS)}
+    curves = {curve.change: curve for curve in measure(TEXTS, TRUTH, spells, TARGET, OF_TEXTS, **OPTIONS)}
     assert {len(curve.points) for curve in curves.values()} == {3, 4, 5}
     for curve in curves.values():
         assert curve.rows == 40
         assert curve.points[0].severity == "as it is"
-        assert (curve.points[0].accuracy.value, curve.points[0].gain.value) == (1.0, 0.0)
+        assert (curve.points[0].figures["accuracy"].value, curve.points[0].gain.value) == (1.0, 0.0)
     shouted = curves["other case"].points[-1]
     assert shouted.severity == "all upper"
-    assert shouted.accuracy.value < 0.7
+    assert shouted.figures["accuracy"].value < 0.7
     assert shouted.gain.high < 0
     assert shouted.other_answers == -shouted.gain.value
     assert curves["cutting off"].points[-1].other_answers == 0
 
 
 def test_the_same_seed_gives_the_same_curves_and_another_one_others() -> None:
-    first, again = (measure(TEXTS, TRUTH, spells, ("bad", "good"), OF_TEXTS, **OPTIONS) for _ in range(2))
+    first, again = (measure(TEXTS, TRUTH, spells, TARGET, OF_TEXTS, **OPTIONS) for _ in range(2))
     assert first == again
-    assert first != measure(TEXTS, TRUTH, spells, ("bad", "good"), OF_TEXTS, **OPTIONS | {"seed": 1})
+    assert first != measure(TEXTS, TRUTH, spells, TARGET, OF_TEXTS, **OPTIONS | {"seed": 1})
 
 
 def test_typing_errors_hit_about_the_share_of_letters_and_nothing_else() -> None:
@@ -59,7 +62,7 @@ def test_a_text_that_would_vanish_stays_as_it_is() -> None:
         assert all(text.strip() for text in texts)
         return np.zeros(len(texts), dtype=np.int64)
 
-    measure(["a", "b"] * 20, np.zeros(40, dtype=np.int64), none_is_empty, ("x", "y"), OF_TEXTS, **OPTIONS)
+    measure(["a", "b"] * 20, np.zeros(40, dtype=np.int64), none_is_empty, TARGET, OF_TEXTS, **OPTIONS)
 
 
 def picture(dark: bool, seed: int) -> bytes:
@@ -93,7 +96,7 @@ def test_images_get_curves_as_texts_do() -> None:
         return np.array([int(pixels(content).mean() > 128) for content in contents])
 
     contents = [picture(dark=number % 2 == 0, seed=number) for number in range(30)]
-    curves = measure(contents, np.arange(30) % 2, bright, ("dark", "bright"), OF_IMAGES, **OPTIONS)
-    last = {curve.change: curve.points[-1].accuracy.value for curve in curves}
+    curves = measure(contents, np.arange(30) % 2, bright, TARGET, OF_IMAGES, **OPTIONS)
+    last = {curve.change: curve.points[-1].figures["accuracy"].value for curve in curves}
     assert last["blur"] == last["JPEG compression"] == 1.0
     assert last["darkness"] == last["glare"] == 0.5

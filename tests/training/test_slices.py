@@ -5,7 +5,19 @@ import pytest
 from PIL import Image
 from scipy.stats import binomtest
 
-from training.slices import ALPHA, Condition, by_size, by_time, by_value, holm, measure, of_images, of_texts, proportion
+from training.slices import (
+    ALPHA,
+    Condition,
+    by_rate,
+    by_size,
+    by_time,
+    by_value,
+    holm,
+    measure,
+    of_images,
+    of_texts,
+    proportion,
+)
 
 
 def conditions(rng: np.random.Generator, rows: int) -> list[Condition]:
@@ -19,7 +31,7 @@ def test_chance_names_a_slice_as_rarely_as_is_promised() -> None:
     rng, alarms = np.random.default_rng(0), 0
     for _ in range(400):
         right = rng.random(300) < 0.8
-        alarms += any(one.fails for one in measure(right, conditions(rng, 300)))
+        alarms += any(one.fails for one in measure(by_rate(right), conditions(rng, 300)))
     assert alarms / 400 < ALPHA + 0.02
 
 
@@ -27,25 +39,25 @@ def test_a_slice_that_fails_is_named_and_no_other_one() -> None:
     rng = np.random.default_rng(1)
     source = rng.integers(0, 4, 600)
     right = rng.random(600) < np.where(source == 2, 0.5, 0.85)
-    found = measure(right, [by_value("source", [f"shop {place}" for place in source]), *conditions(rng, 600)])
+    found = measure(by_rate(right), [by_value("source", [f"shop {place}" for place in source]), *conditions(rng, 600)])
     (failing,) = [one for one in found if one.fails]
     assert (failing.condition, failing.value) == ("source", "shop 2")
     assert failing.rows == np.sum(source == 2)
-    assert failing.accuracy.value == np.mean(right[source == 2])
+    assert failing.figure.value == np.mean(right[source == 2])
     assert failing.elsewhere == np.mean(right[source != 2])
-    assert failing.accuracy.low < failing.accuracy.value < failing.accuracy.high
+    assert failing.figure.low < failing.figure.value < failing.figure.high
 
 
 def test_better_than_elsewhere_is_no_failure() -> None:
     right = np.array([False] * 90 + [True] * 30)
-    found = measure(right, [by_value("source", ["a"] * 90 + ["b"] * 30)])
+    found = measure(by_rate(right), [by_value("source", ["a"] * 90 + ["b"] * 30)])
     assert {one.value: one.fails for one in found} == {"a": True, "b": False}
 
 
 def test_slices_of_few_rows_or_of_nearly_all_are_left_out() -> None:
     right = np.ones(100, dtype=bool)
-    assert measure(right, [by_value("source", ["a"] * 95 + ["b"] * 5)]) == []
-    assert measure(right, [by_value("source", [None] * 100)]) == []
+    assert measure(by_rate(right), [by_value("source", ["a"] * 95 + ["b"] * 5)]) == []
+    assert measure(by_rate(right), [by_value("source", [None] * 100)]) == []
 
 
 def test_holm_multiplies_by_how_many_are_left_and_never_turns_the_order() -> None:

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from regraft.answers import Labels
 from regraft.task import Value
+from training.targets import target_for
 from training.value import costs_of, worth
 
 VALUE = Value(errors={"bad": {"good": 5.0}, "good": {"bad": 1.0}}, volume=1000, currency="EUR")
@@ -19,7 +21,7 @@ def test_the_saving_is_the_paired_difference_for_a_month() -> None:
     truth = rng.integers(0, 2, 400)
     theirs = np.where(rng.random(400) < 0.7, truth, 1 - truth)
     ours = np.where(rng.random(400) < 0.5, truth, theirs)
-    found = worth(VALUE, truth, ours, {"theirs": theirs, "ours": ours}, LABELS, **OPTIONS)
+    found = worth(VALUE, truth, ours, {"theirs": theirs, "ours": ours}, target_for(Labels(LABELS)), **OPTIONS)
     cost = costs_of(VALUE, truth, ours, LABELS).mean()
     assert found.cost.value == pytest.approx(1000 * cost)
     saving = found.savings["theirs"]

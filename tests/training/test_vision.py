@@ -32,6 +32,7 @@ from training.export import FP32, Exported, principal_components, write_onnx
 from training.kinds import encoder_of
 from training.network import Network
 from training.pictures import open_image_files
+from training.targets.labels import Probabilities
 from training.train import fine_tune
 from training.vision import VisionEncoder
 
@@ -74,7 +75,9 @@ def test_any_network_for_images_answers_as_it_did_cut_or_whole_in_pytorch_and_ex
         whole = states.mean(dim=(2, 3)) if states.dim() == 4 else states.mean(dim=1)
         output = network(pixels)
     torch.testing.assert_close(output.pooled, whole, atol=1e-5, rtol=1e-4)
-    write_onnx(Exported(network, 1.0, principal_components(np.eye(16, dtype=np.float32), 2)), tmp_path / FP32)
+    write_onnx(
+        Exported(network, Probabilities(1.0), principal_components(np.eye(16, dtype=np.float32), 2)), tmp_path / FP32
+    )
     (answered,) = onnxruntime.InferenceSession(tmp_path / FP32).run(["probabilities"], {"pixels": pixels.numpy()})
     assert np.abs(answered - output.logits.softmax(dim=1).numpy()).max() < 1e-5
 

@@ -37,7 +37,7 @@ def run(job: Job) -> Answers:
     whole = time.perf_counter() - started
     return Answers(
         test=on_test.argmax(axis=1).tolist(),
-        curve=[point.validation_macro_f1 for point in curve],
+        curve=[point.validation["macro_f1"] for point in curve],
         moments=[(before + point.seconds) / whole for point in curve],
     )
 
