@@ -46,10 +46,11 @@ class Accepting:
 
 
 class Said(NamedTuple):
-    """An answer. `interval` is where the truth is to be expected."""
+    """An answer, as events have it. `interval` is where the truth is to be expected."""
 
     label: str
     confidence: float
+    probabilities: tuple[float, ...] = ()
     interval: tuple[float, float] | None = None
 
 
@@ -80,7 +81,14 @@ class Labels(Accepting):
 
     def said(self, row: Sequence[float]) -> Said:
         confidence = max(row)
-        return Said(self.names[row.index(confidence)], confidence)
+        return Said(self.names[row.index(confidence)], confidence, tuple(row))
+
+    def series(self, label: str) -> str:
+        """What a metric's label may say of an answer: few values, however many answers there are."""
+        return label
+
+    def __str__(self) -> str:
+        return f"labels {list(self.names)}"
 
 
 class Numbers(BaseModel, Accepting):
@@ -129,7 +137,15 @@ class Numbers(BaseModel, Accepting):
 
     def said(self, row: Sequence[float]) -> Said:
         value, low, high, confidence = row
-        return Said(f"{value:.7g}", confidence, (low, high))
+        return Said(f"{value:.7g}", confidence, interval=(low, high))
+
+    def series(self, label: str) -> str:
+        del label
+        return ""
+
+    def __str__(self) -> str:
+        ends = (("from", self.minimum), ("to", self.maximum))
+        return " ".join(["a number", *(f"{name} {in_words(end)}" for name, end in ends if end is not None)])
 
 
 Answers = Labels | Numbers

@@ -67,7 +67,8 @@ class PredictionMade(Event):
     """An answer was given. Its event id is the prediction id.
 
     `subject` is who was named, or the first prediction of the request. `probabilities` are calibrated and in the order
-    of the task's labels. `audit_probability` is the chance with which
+    of the task's labels. Of a regression there are none: `label` is the number as text, `interval` where the truth is
+    to be expected. `audit_probability` is the chance with which
     the prediction was drawn into the audit, or None if it was not drawn. `input` is None once redacted.
     """
 
@@ -80,6 +81,7 @@ class PredictionMade(Event):
     label: str
     confidence: float
     probabilities: tuple[float, ...]
+    interval: tuple[float, float] | None = None
     features: tuple[float, ...]
     audit_probability: float | None = None
     shadow: Shadow | None = None

@@ -27,9 +27,9 @@ CONSIDERED = 128  # of the oldest that wait; more would take longer to part into
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch: probabilities (batch, labels) and features (batch, features)."""
+    """What the network says of a batch: answers (batch, columns) and features (batch, features)."""
 
-    probabilities: NDArray[np.float32]
+    answers: NDArray[np.float32]
     features: NDArray[np.float32]
 
 
@@ -44,7 +44,7 @@ class BatchRun(NamedTuple):
 class Score(NamedTuple):
     """What the network says of one input, how long the input waited for a session, and the run that it was part of."""
 
-    probabilities: list[float]
+    answers: list[float]
     features: list[float]
     queue_seconds: float
     run: BatchRun
@@ -189,8 +189,8 @@ def _outcomes(
     started = time.perf_counter()
     try:
         outputs = run([item.encoding for item in items])
-        if len(outputs.probabilities) != len(items):
-            raise RuntimeError(f"{len(items)} inputs gave {len(outputs.probabilities)} outputs")  # noqa: TRY301
+        if len(outputs.answers) != len(items):
+            raise RuntimeError(f"{len(items)} inputs gave {len(outputs.answers)} outputs")  # noqa: TRY301
     except Exception as error:  # noqa: BLE001
         if len(items) == 1:
             return [error], []
@@ -198,9 +198,7 @@ def _outcomes(
         return [outcome for one, _ in parts for outcome in one], [one for _, runs in parts for one in runs]
     done = BatchRun(len(items), time.perf_counter() - started, started)
     scores: list[Score | Exception] = [
-        Score(probabilities, features, started - item.since, done)
-        for item, probabilities, features in zip(
-            items, outputs.probabilities.tolist(), outputs.features.tolist(), strict=True
-        )
+        Score(answers, features, started - item.since, done)
+        for item, answers, features in zip(items, outputs.answers.tolist(), outputs.features.tolist(), strict=True)
     ]
     return scores, [done]

@@ -26,7 +26,7 @@ CLOCK_SKEW_SECONDS = 60.0  # how far ahead the clock of the server that made the
 
 class FeedbackBox:
     def __init__(self, task: Task, journal: Journal, metrics: Metrics) -> None:
-        self._labels = frozenset(task.labels)
+        self._answers = task.answers
         self._journal = journal
         self._metrics = metrics
 
@@ -37,15 +37,21 @@ class FeedbackBox:
 
         Raises InvalidInput, or LogUnavailable: no thanks for what is lost."""
         feedback = feedback.model_copy(update={"prediction_id": _normal_id(feedback.prediction_id)})
-        feedback = feedback.model_copy(update={"id": _id(feedback, key, caller)})
-        if feedback.label is not None and feedback.label not in self._labels:
-            raise InvalidInput(f"label: {feedback.label!r} is none of the task's labels", labels=sorted(self._labels))
+        if feedback.label is not None:
+            feedback = feedback.model_copy(update={"label": self._accepted(feedback.label)})
         if feedback.label is not None and feedback.correct:
             raise InvalidInput("label: says what would have been right, so it does not go with correct: true")
+        feedback = feedback.model_copy(update={"id": _id(feedback, key, caller)})
         if not await self._journal.append([feedback]):
             raise LogUnavailable("the feedback could not be logged; please send it again")
         self._metrics.feedback.labels(str(feedback.correct).lower()).inc()
         return feedback
+
+    def _accepted(self, label: str) -> str:
+        try:
+            return self._answers.accept(label)
+        except ValueError as error:
+            raise InvalidInput(f"label: {error}") from error
 
 
 def _id(feedback: FeedbackGiven, key: str | None, caller: str | None) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from regraft.errors import InvalidInput, MalformedRequest
-from regraft.events import FeedbackGiven
 from regraft.task import Task
 from service import oip
 from service.grpc_calls import Caller, Handler
@@ -56,13 +55,13 @@ class Inference:
             versions=[request.version] if request.version else oip.versions(self._parts.following),
             platform=oip.PLATFORM,
             inputs=[column._asdict() for column in oip.inputs()],
-            outputs=[column._asdict() for column in oip.outputs(self._parts.task)],
+            outputs=[column._asdict() for column in oip.outputs(self._parts.task.answers)],
         )
 
     async def model_infer(self, request: Any, caller: Caller) -> Any:
         self._check_model(request.model_name, request.model_version)
         inputs = await _inputs(self._parts.task, request)
-        names = oip.wanted(request.outputs)
+        names = oip.wanted(self._parts.task, request.outputs)
         parameters = {name: _value(parameter) for name, parameter in request.parameters.items()}
         answer = await self._parts.predictor.predict(
             oip.request(
@@ -96,8 +95,7 @@ class Feedback:
 
     async def give(self, request: Any, caller: Caller) -> Any:
         body = check(FeedbackBody, {field.name: value for field, value in request.ListFields()})
-        feedback = FeedbackGiven(**body.model_dump(), trace_id=caller.trace_id)
-        given = await self._box.give(feedback, key=caller.idempotency_key, caller=caller.name)
+        given = await self._box.give(body.as_event(caller.trace_id), key=caller.idempotency_key, caller=caller.name)
         return _Thanks(feedback_id=given.id, prediction_id=given.prediction_id, trace_id=given.trace_id)
 
 

@@ -47,7 +47,7 @@ class Metrics:
             "regraft_predictions_total", "Predictions answered.", "version", "arm", "label"
         )
         self.confidence = self._histogram(
-            "regraft_prediction_confidence", "Probability of the label answered.", _CONFIDENCES, "version", "arm"
+            "regraft_prediction_confidence", "How sure the answers are.", _CONFIDENCES, "version", "arm"
         )
         self.request_seconds = self._histogram(
             "regraft_request_seconds", "From request to answer, logging included.", _SECONDS, "version", "arm"

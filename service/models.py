@@ -20,7 +20,6 @@ from service.batching import Batcher, BatchRun, Outputs, Score
 from service.inputs import Input, Inputs
 from service.sessions import Provider, Session
 
-OUTPUTS = ("probabilities", "features")
 INLINE_CHARACTERS = 10_000  # tokenised on the event loop, in a few milliseconds at most; more goes to a thread
 
 
@@ -31,10 +30,11 @@ class Network:
         """Raises VersionRefused where the provider is not the one asked for."""
         self.precision = manifest.serve_gpu if provider == "cuda" else manifest.serve_cpu
         self.preprocessor: Preprocessor = load_preprocessor(folder)
+        self._outputs = (manifest.answers.output, "features")
         self._session = Session(folder / manifest.artifacts[self.precision].file, provider)
 
     def run(self, encodings: Sequence[Any]) -> Outputs:
-        return Outputs(*self._session.run(OUTPUTS, self.preprocessor.collate(encodings)))
+        return Outputs(*self._session.run(self._outputs, self.preprocessor.collate(encodings)))
 
 
 class Model:
@@ -42,7 +42,7 @@ class Model:
 
     def __init__(self, manifest: Manifest, network: Network, batcher: Batcher) -> None:
         self.version = manifest.version
-        self.labels = manifest.labels
+        self.answers = manifest.answers
         self._preprocessor = network.preprocessor
         self._batcher = batcher
 
@@ -121,12 +121,12 @@ def _check_task(manifest: Manifest, task: Task) -> None:
         raise VersionRefused(f"was trained for task {manifest.task!r}, this is {task.name!r}")
     if manifest.input != task.input:
         raise VersionRefused(f"takes an input of kind {manifest.input!r}, the task has {task.input!r}")
-    if manifest.labels != task.labels:
-        raise VersionRefused(f"answers with labels {list(manifest.labels)}, the task has {list(task.labels)}")
+    if manifest.answers != task.answers:
+        raise VersionRefused(f"answers with {manifest.answers}, the task has {task.answers}")
 
 
 def _check_network(network: Network, manifest: Manifest, folder: Path) -> None:
-    """Replays the golden examples: the same tensors to the bit, the same probabilities within the tolerance."""
+    """Replays the golden examples: the same tensors to the bit, the same answers within the tolerance."""
     if network.preprocessor.sha256 != manifest.preprocessing_sha256:
         raise VersionRefused("its preprocessing is not the one in its manifest")
     examples = read_golden(folder)
@@ -144,7 +144,7 @@ def _replay(network: Network, manifest: Manifest, number: int, example: dict[str
             raise VersionRefused(f"golden example {number} is preprocessed to other {name}")
     outputs = network.run(encodings)
     expected = example.get("by_precision", {}).get(network.precision, example.get("probabilities"))
-    difference = manifest.answers.difference(outputs.probabilities[0], np.asarray(expected), manifest.unit)
+    difference = manifest.answers.difference(outputs.answers[0], np.asarray(expected), manifest.unit)
     tolerance = manifest.artifacts[network.precision].tolerance or manifest.tolerance
     if not difference <= tolerance:  # not a number is no reproduction either
         raise VersionRefused(f"golden example {number} is answered with a difference of {difference:.2g}")

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import regraft
+from regraft.answers import Answers, Labels
 from regraft.errors import InvalidInput, MalformedRequest, NotFound, PayloadTooLarge
+from regraft.events import PredictionMade
 from regraft.task import Task
 from service import NAME
 from service.following import Following
@@ -30,20 +32,6 @@ PLATFORM = "onnx_onnxv1"
 # Parameters of tensors that mean another answer, or another input, by extensions that are not there.
 _NOT_OFFERED = ("classification", "shared_memory_region")
 
-_COLUMNS: Mapping[str, Callable[[Answer], Tensor]] = {
-    "label": lambda answer: _texts("label", [one.label for one in answer.predictions]),
-    "confidence": lambda answer: Tensor(
-        "confidence", "FP32", (len(answer.predictions),), [one.confidence for one in answer.predictions]
-    ),
-    "probabilities": lambda answer: Tensor(
-        "probabilities",
-        "FP32",
-        (len(answer.predictions), len(answer.labels)),
-        [value for one in answer.predictions for value in one.probabilities],
-    ),
-    "prediction_id": lambda answer: _texts("prediction_id", [one.id for one in answer.predictions]),
-}
-
 
 class Column(NamedTuple):
     """A tensor as the model's metadata describes it; -1 is a dimension of any size."""
@@ -53,17 +41,33 @@ class Column(NamedTuple):
     shape: tuple[int, ...]
 
 
+# Of one prediction: a text, a number, or a row of them.
+_VALUES: Mapping[str, Callable[[PredictionMade], Any]] = {
+    "label": lambda one: one.label,
+    "value": lambda one: float(one.label),
+    "low": lambda one: (one.interval or (math.nan,))[0],
+    "high": lambda one: (one.interval or (math.nan,))[-1],
+    "confidence": lambda one: one.confidence,
+    "probabilities": lambda one: one.probabilities,
+    "prediction_id": lambda one: one.id,
+}
+
+
 def inputs() -> list[Column]:
     return [Column(INPUT, "BYTES", (-1,))]
 
 
-def outputs(task: Task) -> list[Column]:
-    return [
-        Column("label", "BYTES", (-1,)),
-        Column("confidence", "FP32", (-1,)),
-        Column("probabilities", "FP32", (-1, len(task.labels))),
-        Column("prediction_id", "BYTES", (-1,)),
-    ]
+def outputs(answers: Answers) -> list[Column]:
+    said = (
+        [
+            Column("label", "BYTES", (-1,)),
+            Column("confidence", "FP32", (-1,)),
+            Column("probabilities", "FP32", (-1, len(answers.names))),
+        ]
+        if isinstance(answers, Labels)
+        else [Column(name, "FP32", (-1,)) for name in ("value", "low", "high", "confidence")]
+    )
+    return [*said, Column("prediction_id", "BYTES", (-1,))]
 
 
 def versions(following: Following) -> list[str]:
@@ -147,30 +151,29 @@ def request(
     return PredictRequest(inputs, said.subject, said.metadata, trace_id, version or None, caller_name)
 
 
-def wanted(tensors: Sequence[Any]) -> list[str]:
+def wanted(task: Task, tensors: Sequence[Any]) -> list[str]:
     """Names of the outputs asked for, all when there are none; raises InvalidInput for one that there is not."""
-    names = [tensor.name for tensor in tensors]
+    names, there = [tensor.name for tensor in tensors], [column.name for column in outputs(task.answers)]
     for index, name in enumerate(names):
-        if name not in _COLUMNS:
-            raise InvalidInput(f"outputs[{index}].name: there is no output {_short(name)}, only {', '.join(_COLUMNS)}")
+        if name not in there:
+            raise InvalidInput(f"outputs[{index}].name: there is no output {_short(name)}, only {', '.join(there)}")
         if name in names[:index]:
             raise InvalidInput(f"outputs[{index}].name: {name!r} is asked for twice")
         _check_offered(f"outputs[{index}]", tensors[index].parameters)
-    return names or list(_COLUMNS)
+    return names or there
 
 
 def tensors_of(answer: Answer, names: Sequence[str]) -> list[Tensor]:
-    return [_COLUMNS[name](answer) for name in names]
+    columns = {column.name: column for column in outputs(answer.answers)}
+    return [_tensor(columns[name], answer.predictions) for name in names]
 
 
 def parameters_of(answer: Answer) -> dict[str, str | bool]:
     """What else there is to say of an answer. `labels` is a JSON array: the columns of the probabilities, in order."""
     first = answer.predictions[0]
-    parameters: dict[str, str | bool] = {
-        "version": first.version,
-        "arm": first.arm.value,
-        "labels": json.dumps(answer.labels, ensure_ascii=False),
-    }
+    parameters: dict[str, str | bool] = {"version": first.version, "arm": first.arm.value}
+    if isinstance(answer.answers, Labels):
+        parameters["labels"] = json.dumps(answer.answers.names, ensure_ascii=False)
     if answer.logged is not None:
         parameters["logged"] = answer.logged
     if first.trace_id is not None:
@@ -178,8 +181,10 @@ def parameters_of(answer: Answer) -> dict[str, str | bool]:
     return parameters
 
 
-def _texts(name: str, values: Sequence[str]) -> Tensor:
-    return Tensor(name, "BYTES", (len(values),), values)
+def _tensor(column: Column, predictions: Sequence[PredictionMade]) -> Tensor:
+    values = [_VALUES[column.name](one) for one in predictions]
+    flat = [value for row in values for value in row] if len(column.shape) == 2 else values
+    return Tensor(column.name, column.datatype, (len(predictions), *column.shape[1:]), flat)
 
 
 def _check_offered(place: str, parameters: Mapping[str, object]) -> None:

@@ -49,7 +49,7 @@ class InferBody(_OipBody):
     inputs: list[InputBody] = Field(
         description="one tensor 'input': BYTES of shape [n] or [n, 1], or pixels, UINT8 of [n, height, width, channels]"
     )
-    outputs: list[OutputBody] = Field([], description="which of label, confidence, probabilities, prediction_id")
+    outputs: list[OutputBody] = Field([], description="which of those that the model's metadata names; all unless said")
 
 
 def add_routes(app: FastAPI) -> None:
@@ -94,7 +94,7 @@ async def model(request: Request) -> Response:
             "versions": [version] if version else oip.versions(parts.following),
             "platform": oip.PLATFORM,
             "inputs": [column._asdict() for column in oip.inputs()],
-            "outputs": [column._asdict() for column in oip.outputs(parts.task)],
+            "outputs": [column._asdict() for column in oip.outputs(parts.task.answers)],
         }
     )
 
@@ -105,8 +105,8 @@ async def infer(request: Request) -> Response:
     header, raw = _split(request, await read_body(request, parts.task.serving, KINDS))
     body = parse(InferBody, header)
     inputs = await _inputs(parts.task, body.inputs, raw)
-    names = oip.wanted(body.outputs)
-    binary = _binary(body)
+    names = oip.wanted(parts.task, body.outputs)
+    binary = _binary(parts.task, body)
     answer = await parts.predictor.predict(
         oip.request(
             inputs, body.parameters, version=version, trace_id=trace_of(request), caller_name=caller_of(request)
@@ -160,11 +160,11 @@ async def _inputs(task: Task, tensors: Sequence[InputBody], raw: bytes) -> Input
     return await oip.from_values(task, shape, [one[0] for one in tensor.data] if nested else tensor.data)
 
 
-def _binary(body: InferBody) -> set[str]:
+def _binary(task: Task, body: InferBody) -> set[str]:
     """Names of the outputs that are to be raw; of any, where the request says so and no output of its own."""
     default = _flag(body.parameters, "binary_data_output", "", False)
     if not body.outputs:
-        return set(oip.wanted([])) if default else set()
+        return set(oip.wanted(task, [])) if default else set()
     return {
         output.name
         for index, output in enumerate(body.outputs)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from regraft.answers import Answers
 from regraft.errors import DeadlineExceeded
 from regraft.events import CALLER, NAMED_VERSION, PredictionMade, Shadow
 from regraft.ids import new_id
@@ -54,7 +55,7 @@ class Answer:
     """Predictions in the order of the inputs, and whether they are in the event log (None: nobody waited for it)."""
 
     predictions: Sequence[PredictionMade]
-    labels: Sequence[str]
+    answers: Answers
     logged: bool | None
 
 
@@ -105,6 +106,7 @@ class Predictor:
         except TimeoutError as error:
             raise DeadlineExceeded(f"no answer within {self._timeout:g} seconds") from error
         metadata, latency_ms = request.logged_metadata, latency * 1000
+        said = [model.answers.said(score.answers) for score in scores]
         predictions = [
             PredictionMade(
                 id=ids[index],
@@ -113,9 +115,10 @@ class Predictor:
                 generation=serving.release.generation,
                 subject=subject,
                 input=_text(request.inputs[index]),
-                label=_label(model, score),
-                confidence=max(score.probabilities),
-                probabilities=tuple(score.probabilities),
+                label=said[index].label,
+                confidence=said[index].confidence,
+                probabilities=said[index].probabilities,
+                interval=said[index].interval,
                 features=tuple(score.features),
                 audit_probability=rate if index in shadows else None,
                 shadow=shadows.get(index),
@@ -129,8 +132,8 @@ class Predictor:
         logged = await self._log(predictions, request.inputs)
         if self._spans is not None:
             self._spans.predicted(scores, version=model.version, arm=arm, logging_since=logging_since)
-        self._observe(predictions, scores, time.perf_counter() - started)
-        return Answer(predictions, model.labels, logged)
+        self._observe(predictions, model.answers, scores, time.perf_counter() - started)
+        return Answer(predictions, model.answers, logged)
 
     async def _shadows(self, shadowing: asyncio.Task[list[Shadow]] | None, size: int) -> Sequence[Shadow | None]:
         """One for each audited input; None where there is no other arm, or it is slow or fails: no caller must tell."""
@@ -167,10 +170,12 @@ class Predictor:
         if not logged:
             self._metrics.unlogged.inc(len(predictions))
 
-    def _observe(self, predictions: Sequence[PredictionMade], scores: Sequence[Score], seconds: float) -> None:
+    def _observe(
+        self, predictions: Sequence[PredictionMade], answers: Answers, scores: Sequence[Score], seconds: float
+    ) -> None:
         metrics = self._metrics.of_answers(predictions[0].version, predictions[0].arm)
         for prediction, score in zip(predictions, scores, strict=True):
-            metrics.predictions(prediction.label).inc()
+            metrics.predictions(answers.series(prediction.label)).inc()
             metrics.confidence.observe(prediction.confidence)
             metrics.queue_seconds.observe(score.queue_seconds)
         metrics.request_seconds.observe(seconds)
@@ -182,15 +187,9 @@ def _start_shadowing(other: Model | None, inputs: Inputs) -> asyncio.Task[list[S
 
 async def _shadow(model: Model, inputs: Inputs) -> list[Shadow]:
     scores = await model.score(await model.encode(inputs))
-    return [
-        Shadow(version=model.version, label=_label(model, score), probabilities=tuple(score.probabilities))
-        for score in scores
-    ]
+    said = [model.answers.said(score.answers) for score in scores]
+    return [Shadow(version=model.version, label=one.label, probabilities=one.probabilities) for one in said]
 
 
 def _text(one: Input) -> str | None:
     return one if isinstance(one, str) else None
-
-
-def _label(model: Model, score: Score) -> str:
-    return model.labels[score.probabilities.index(max(score.probabilities))]

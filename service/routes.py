@@ -1,12 +1,14 @@
 """The HTTP interface: each handler reads a body, calls the core and writes the answer."""
 
+from typing import Any
+
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from regraft.errors import NotFound, PayloadTooLarge
-from regraft.events import FeedbackGiven, PredictionMade
+from regraft.events import PredictionMade
 from regraft.releases import Release
 from service import inputs, metrics, oip_http
 from service.feedback import LONGEST_KEY
@@ -28,9 +30,10 @@ from service.schemas import (
     CallerBody,
     FeedbackAnswer,
     FeedbackBody,
+    LabelAnswer,
+    NumberAnswer,
     PredictBatchBody,
     PredictBody,
-    PredictionAnswer,
     ReleaseAnswer,
     ServedRelease,
     caller,
@@ -61,14 +64,14 @@ def build() -> FastAPI:
     app.router.route_class = DirectRoute
     app.post(
         "/predict",
-        summary="Label one text or image",
-        response_model=PredictionAnswer,
+        summary="Answer one text or image",
+        response_model=LabelAnswer | NumberAnswer,
         openapi_extra=documented_body(PredictBody, inputs.IMAGE_TYPES),
         responses=documented_errors(400, 408, 413, 415, 422, 503, 504),
     )(predict)
     app.post(
         "/predict/batch",
-        summary="Label several texts or images, or none if one of them is no valid input",
+        summary="Answer several texts or images, or none if one of them is no valid input",
         response_model=BatchAnswer,
         openapi_extra=documented_body(PredictBatchBody),
         responses=documented_errors(400, 408, 413, 415, 422, 503, 504),
@@ -123,7 +126,7 @@ async def feedback(request: Request) -> Response:
     parts = parts_of(request)
     body = parse(FeedbackBody, await read_body(request, parts.task.serving))
     given = await parts.feedback.give(
-        FeedbackGiven(**body.model_dump(), trace_id=trace_of(request)),
+        body.as_event(trace_of(request)),
         key=request.headers.get(IDEMPOTENCY_KEY),
         caller=caller_of(request),
     )
@@ -173,17 +176,21 @@ class _Elsewhere(Route):
         return Match.FULL, {"endpoint": self.endpoint}  # whatever the path holds; the pattern would miss a line break
 
 
-def _shown(answer: Answer, prediction: PredictionMade) -> PredictionAnswer:
-    return PredictionAnswer(
-        prediction_id=prediction.id,
-        label=prediction.label,
-        confidence=prediction.confidence,
-        probabilities=dict(zip(answer.labels, prediction.probabilities, strict=True)),
-        version=prediction.version,
-        arm=prediction.arm.value,
-        logged=answer.logged,
-        trace_id=prediction.trace_id,
-    )
+def _shown(answer: Answer, prediction: PredictionMade) -> LabelAnswer | NumberAnswer:
+    common: dict[str, Any] = {
+        "prediction_id": prediction.id,
+        "confidence": prediction.confidence,
+        "version": prediction.version,
+        "arm": prediction.arm.value,
+        "logged": answer.logged,
+        "trace_id": prediction.trace_id,
+    }
+    if prediction.interval is not None:
+        low, high = prediction.interval
+        return NumberAnswer(value=float(prediction.label), low=low, high=high, **common)
+    names = answer.answers.as_task()["labels"]
+    probabilities = dict(zip(names, prediction.probabilities, strict=True))
+    return LabelAnswer(label=prediction.label, probabilities=probabilities, **common)
 
 
 def _release(release: Release) -> ServedRelease:

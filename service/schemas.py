@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from regraft.answers import in_words
 from regraft.errors import InvalidInput, MalformedRequest, RequestError
+from regraft.events import FeedbackGiven
 
 
 def _without_nul(text: str) -> str:
@@ -52,8 +54,16 @@ class FeedbackBody(Body):
     prediction_id: str = Field(description="any well-formed prediction id; it is joined to its prediction later")
     correct: bool = Field(description="whether the answer was right")
     label: Text | None = Field(None, description="what would have been right, with correct: false")
+    value: float | None = Field(None, allow_inf_nan=False, description="the same, of a task that answers with numbers")
     comment: Annotated[str, Field(max_length=5000), _WHOLE] | None = None
     subject: Subject | None = None
+
+    def as_event(self, trace_id: str | None) -> FeedbackGiven:
+        """Raises InvalidInput for two corrections at once."""
+        if self.label is not None and self.value is not None:
+            raise InvalidInput("value: there is a label already")
+        label = self.label if self.value is None else in_words(self.value)
+        return FeedbackGiven(**self.model_dump(exclude={"label", "value"}), label=label, trace_id=trace_id)
 
 
 class CallerBody(Body):
@@ -65,9 +75,10 @@ class CallerBody(Body):
 
 class PredictionAnswer(BaseModel):
     prediction_id: str = Field(description="what feedback refers to; in the event log exactly once when logged is true")
-    label: str
-    confidence: float = Field(description="probability of the label")
-    probabilities: dict[str, float] = Field(description="calibrated, by label")
+    confidence: float = Field(
+        description="probability of the label; of a value, how narrow its interval is: 0 as wide as without a look at"
+        " the input, 1 of no width"
+    )
     version: str
     arm: Literal["production", "candidate"]
     logged: bool | None = Field(
@@ -78,8 +89,19 @@ class PredictionAnswer(BaseModel):
     trace_id: str | None = Field(description="trace id of the request's traceparent header")
 
 
+class LabelAnswer(PredictionAnswer):
+    label: str
+    probabilities: dict[str, float] = Field(description="calibrated, by label")
+
+
+class NumberAnswer(PredictionAnswer):
+    value: float
+    low: float = Field(description="with high, where the truth is to be expected")
+    high: float
+
+
 class BatchAnswer(BaseModel):
-    predictions: list[PredictionAnswer]
+    predictions: list[LabelAnswer] | list[NumberAnswer]
 
 
 class FeedbackAnswer(BaseModel):

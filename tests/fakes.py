@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from regraft.answers import Labels, Numbers
 from regraft.preprocessing import (
     ImagePreprocessor,
     ImageSpec,
@@ -50,6 +51,7 @@ def tiny_version(
     version: str,
     *,
     labels: Sequence[str] = LABELS,
+    numbers: Numbers | None = None,
     task: str = "reviews",
     input: Literal["text", "image"] = "text",  # noqa: A002 - as the task file says it
     behaviour: Behaviour = "plain",
@@ -60,7 +62,8 @@ def tiny_version(
     files: Mapping[str, bytes] | None = None,
     **manifest: Any,
 ) -> Manifest:
-    """Publish a tiny version and return its manifest; `bias` is added to the logits, `files` to the folder.
+    """Publish a tiny version and return its manifest; `bias` is added to the logits, `files` to the folder. With
+    `numbers` it answers with a number for labels, in an interval of 1 to either side.
 
     plain: as the module says. contrary: names the label after the right one. slow: SLOW_STEPS milliseconds or so a run.
     failing: a run fails on a text with the word "explode". wrong_golden: does not reproduce its golden examples.
@@ -68,13 +71,16 @@ def tiny_version(
     """
     generator = np.random.default_rng(zlib.crc32(version.encode()) if seed is None else seed)
     preprocessor: TextPreprocessor | ImagePreprocessor
+    answers = Labels(tuple(labels)) if numbers is None else numbers
+    labels = () if numbers else labels
     if input == "image":
         preprocessor = ImagePreprocessor(IMAGE_SPEC)
-        model = _image_model(labels, generator, features=features)
+        model = _image_model(labels, generator, features=features)  # labels alone
     else:
         preprocessor = TextPreprocessor(_tokenizer(labels), TextSpec(max_tokens=64, max_characters=2_000, pad_id=0))
         model = _model(preprocessor, labels, generator, behaviour=behaviour, bias=bias, features=features)
     score = Metric(value=accuracy, low=accuracy - 0.02, high=accuracy + 0.02)
+    metrics = dict.fromkeys(answers.figures, score)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         onnx.save(model, folder / "model.onnx")
@@ -86,15 +92,15 @@ def tiny_version(
             "version": version,
             "task": task,
             "created_at": datetime.now(UTC),
-            "labels": tuple(labels),
+            **answers.as_task(),
             "input": input,
             "preprocessing_sha256": preprocessor.sha256,
             "features": features,
             "backbone": {"source": "tiny"},
             "artifacts": {"fp32": Artifact(file="model.onnx", kept=True, reason="the only one")},
             "temperature": 1.0,
-            "validation": {"accuracy": score, "macro_f1": score},
-            "test": {"accuracy": score, "macro_f1": score},
+            "validation": metrics,
+            "test": metrics,
         }
         published = VersionStore(str(store_url)).publish(folder, Manifest.model_validate(fields | manifest))
     if behaviour == "corrupted":
@@ -107,7 +113,7 @@ def tiny_task(folder: Path, *, labels: Sequence[str] = LABELS, **sections: Any) 
     path = folder / "task.yaml"
     task = {
         "name": "reviews",
-        "labels": list(labels),
+        "labels": [] if sections.get("kind") == "regression" else list(labels),
         "backbone": {"source": "tiny"},
         "data": {"files": ["none.csv"]},
     }
@@ -138,7 +144,7 @@ def _model(
     """input_ids, attention_mask (batch, tokens) -> probabilities (batch, labels), features (batch, features)"""
     (explode,) = (one.ids[1] for one in preprocessor.encode(["explode"]))
     embedding = generator.normal(size=(explode + 1, WIDTH))
-    weight = generator.normal(size=(WIDTH, len(labels)))
+    weight = generator.normal(size=(WIDTH, len(labels) or 1))
     for index, label in enumerate(labels):
         answered = (index + 1) % len(labels) if behaviour == "contrary" else index
         for token in preprocessor.encode([label])[0].ids[1:-1]:
@@ -147,7 +153,7 @@ def _model(
         # To fail, the table ends before the last token of the vocabulary.
         "embedding": embedding[:-1] if behaviour == "failing" else embedding,
         "weight": weight,
-        "bias": np.zeros(len(labels)) if bias is None else np.asarray(bias, dtype=float),
+        "bias": np.zeros(len(labels) or 1) if bias is None else np.asarray(bias, dtype=float),
         "projection": generator.normal(size=(WIDTH, features)),
     }
     nodes = [
@@ -161,9 +167,10 @@ def _model(
         *(_delay(constants) if behaviour == "slow" else [helper.make_node("Identity", ["mean"], ["pooled"])]),
         helper.make_node("MatMul", ["pooled", "weight"], ["multiplied"]),
         helper.make_node("Add", ["multiplied", "bias"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+        *_answering(labels, constants),
         helper.make_node("MatMul", ["pooled", "projection"], ["features"]),
     ]
+    answers = ("probabilities", len(labels)) if labels else ("value", 4)
     graph = helper.make_graph(
         nodes,
         "tiny",
@@ -172,7 +179,7 @@ def _model(
             for name in ("input_ids", "attention_mask")
         ],
         [
-            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", len(labels)]),
+            helper.make_tensor_value_info(answers[0], TensorProto.FLOAT, ["batch", answers[1]]),
             helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", features]),
         ],
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()]
@@ -181,6 +188,20 @@ def _model(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     return model
+
+
+def _answering(labels: Sequence[str], constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
+    """logits -> probabilities; or, where there are no labels: number, low, high, confidence."""
+    if labels:
+        return [helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1)]
+    constants |= {"one": np.asarray(1.0), "quarter": np.asarray(0.25), "nought": np.asarray(0.0)}
+    return [
+        helper.make_node("Sub", ["logits", "one"], ["low"]),
+        helper.make_node("Add", ["logits", "one"], ["high"]),
+        helper.make_node("Mul", ["logits", "nought"], ["noughts"]),
+        helper.make_node("Add", ["noughts", "quarter"], ["sure"]),
+        helper.make_node("Concat", ["logits", "low", "high", "sure"], ["value"], axis=1),
+    ]
 
 
 def _image_model(labels: Sequence[str], generator: np.random.Generator, *, features: int) -> onnx.ModelProto:
@@ -249,15 +270,15 @@ def _golden(
     images = isinstance(preprocessor, ImagePreprocessor)
     for one in GOLDEN_IMAGES if images else GOLDEN:
         tensors = given.collate(given.encode([one]))
-        (probabilities,) = session.run(["probabilities"], tensors)
-        expected = probabilities[0][::-1] if behaviour == "wrong_golden" else probabilities[0]
+        answered = session.run(None, tensors)[0][0]
+        expected = answered[::-1] if behaviour == "wrong_golden" else answered
         examples.append(
             {
                 **({"image": base64.b64encode(one).decode()} if isinstance(one, bytes) else {"input": one}),
                 "tensors": {
                     name: fingerprint(tensor[0]) if images else tensor[0].tolist() for name, tensor in tensors.items()
                 },
-                "probabilities": [float(value) for value in expected],
+                "probabilities": [float(value) for value in expected],  # as older versions have it
             }
         )
     return examples

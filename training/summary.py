@@ -62,15 +62,14 @@ def money(amount: float, currency: str) -> str:
 def _against(manifest: Manifest) -> str:
     words, figure = wording_of(manifest.answers), manifest.answers.figures[0]
     name, metrics = best_baseline(manifest)
-    gain, theirs = metrics[f"gain/{figure}"], words.figure(metrics[figure])
+    gain, gets = metrics[f"gain/{figure}"], words.gets(metrics[figure])
     if gain.low > 0:
-        return (
-            f"The best of the simpler alternatives ({name}) gets {theirs}, so that {words.gained(gain, '')} are gained."
-        )
+        gained = words.gained(gain, sign="")
+        return f"The best of the simpler alternatives ({name}) {gets}, so that {gained} are gained."
     if gain.high < 0:
-        return f"A simpler alternative ({name}) is better: {theirs}."
+        return f"A simpler alternative ({name}) is better: it {gets}."
     return (
-        f"That is not clearly better than what a simpler alternative ({name}) gets, {theirs}:"
+        f"That is not clearly better than a simpler alternative ({name}), which {gets}:"
         f" the difference is {words.gained(gain)}."
     )
 

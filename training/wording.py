@@ -18,6 +18,9 @@ class Wording(Protocol):
     def figure(self, metric: Metric) -> str:
         """The first of the target's figures."""
 
+    def gets(self, metric: Metric) -> str:
+        """The same, of somebody."""
+
     def gained(self, metric: Metric, sign: str = "+") -> str:
         """A difference in it with its interval, above 0 where something is better."""
 
@@ -43,6 +46,9 @@ class OfLabels(NamedTuple):
 
     def figure(self, metric: Metric) -> str:
         return percent(metric)
+
+    def gets(self, metric: Metric) -> str:
+        return f"gets {percent(metric)}"
 
     def gained(self, metric: Metric, sign: str = "+") -> str:
         return points(metric, sign)
@@ -93,6 +99,9 @@ class OfNumbers(NamedTuple):
 
     def figure(self, metric: Metric) -> str:
         return number(metric.value)
+
+    def gets(self, metric: Metric) -> str:
+        return f"is off by {number(metric.value)}"
 
     def gained(self, metric: Metric, sign: str = "+") -> str:
         value, low, high = (f"{one:{sign}.3g}" for one in (metric.value, metric.low, metric.high))

@@ -74,16 +74,16 @@ async def test_a_version_reproduces_its_golden_examples_and_answers(version: Ver
     )
     scores = await model.score(await model.encode(version.texts))
     on_cpu = Network(version.folder, version.manifest, "cpu")
-    expected = on_cpu.run(on_cpu.preprocessor.encode(version.texts)).probabilities
-    np.testing.assert_allclose([score.probabilities for score in scores], expected, atol=NEAR[precision])
+    expected = on_cpu.run(on_cpu.preprocessor.encode(version.texts)).answers
+    np.testing.assert_allclose([score.answers for score in scores], expected, atol=NEAR[precision])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_answer_does_not_depend_on_its_neighbours(version: Version, precision: str) -> None:
     network = Network(version.folder, version.serving(precision), PROVIDER)
     encodings = network.preprocessor.encode(version.texts)
-    together = network.run(encodings).probabilities
-    alone = np.concatenate([network.run([encoding]).probabilities for encoding in encodings])
+    together = network.run(encodings).answers
+    alone = np.concatenate([network.run([encoding]).answers for encoding in encodings])
     np.testing.assert_allclose(together, alone, atol=1e-3)
     np.testing.assert_array_equal(together.argmax(axis=1), alone.argmax(axis=1))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from regraft.answers import Labels, Numbers, answers_of, in_words
+from regraft.answers import Labels, Numbers, Said, answers_of, in_words
 
 LABELS = Labels(("bad", "good"))
 
@@ -43,8 +43,8 @@ def test_what_is_no_number_in_range_says_why(given: object, reason: str) -> None
 
 
 def test_a_row_of_the_graph_is_read_by_kind() -> None:
-    assert LABELS.said([0.2, 0.8]) == ("good", 0.8, None)
-    assert Numbers().said([1.5, 1.0, 2.0, 0.25]) == ("1.5", 0.25, (1.0, 2.0))
+    assert LABELS.said([0.2, 0.8]) == Said("good", 0.8, (0.2, 0.8), None)
+    assert Numbers().said([1.5, 1.0, 2.0, 0.25]) == Said("1.5", 0.25, (), (1.0, 2.0))
 
 
 def test_answers_are_those_of_the_kind() -> None:

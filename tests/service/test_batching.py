@@ -50,7 +50,7 @@ class Bench:
         return asyncio.create_task(self._ask([Encoding([one] * length) for one in ids]))
 
     async def _ask(self, encodings: Sequence[Encoding]) -> list[int]:
-        return [int(score.probabilities[0]) for score in await self.batcher.score(encodings)]
+        return [int(score.answers[0]) for score in await self.batcher.score(encodings)]
 
     async def busy(self) -> asyncio.Task[list[int]]:
         self.network.go_on.clear()

@@ -193,8 +193,10 @@ def test_the_openapi_page_shows_requests_answers_and_errors(server: Server) -> N
     assert body["required"] == ["input"]
     assert set(body["properties"]) == {"input", "subject", "metadata"}
     assert set(predict["responses"]) == {"200", *map(str, (400, 401, 403, 408, 413, 415, 422, 429, 503, 504))}
-    answer = predict["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
-    assert "prediction_id" in document["components"]["schemas"][answer]["properties"]
+    answers = predict["responses"]["200"]["content"]["application/json"]["schema"]["anyOf"]
+    for name, field in (("LabelAnswer", "label"), ("NumberAnswer", "value")):
+        assert {"$ref": f"#/components/schemas/{name}"} in answers
+        assert {"prediction_id", field} <= set(document["components"]["schemas"][name]["properties"])
     assert {"/predict/batch", "/feedback", "/release"} <= set(document["paths"])
     assert "202" in document["paths"]["/feedback"]["post"]["responses"]
 
@@ -267,7 +269,7 @@ def _id_at(seconds: float) -> str:
         ({"prediction_id": ""}, "prediction_id: is no id of a prediction"),
         ({"prediction_id": "6ba7b810-9dad-41d1-80b4-00c04fd430c8"}, "prediction_id: is no id of a prediction"),
         ({"prediction_id": _id_at(time.time() + 3600)}, "prediction_id: is from the future"),
-        ({"label": "splendid"}, "label: 'splendid' is none of the task's labels"),
+        ({"label": "splendid"}, "label: unknown label 'splendid'; the task has negative, neutral, positive"),
         ({"correct": True, "label": "neutral"}, "label: says what would have been right"),
         ({"correct": "yes"}, "correct: Input should be a valid boolean"),
         ({"correct": 1}, "correct: Input should be a valid boolean"),

@@ -271,6 +271,6 @@ async def test_an_image_never_shares_its_fault_with_its_neighbours(parts: Parts)
     with pytest.raises(InvalidInput, match=r"inputs\[1\]: .* is damaged") as caught:
         await model.encode([RED, png()[:400], b""])
     assert caught.value.details == {"index": 1}
-    alone = (await model.score(await model.encode([png(5)])))[0].probabilities
-    among = (await model.score(await model.encode([RED, png(5), BLUE])))[1].probabilities
+    alone = (await model.score(await model.encode([png(5)])))[0].answers
+    among = (await model.score(await model.encode([RED, png(5), BLUE])))[1].answers
     np.testing.assert_array_equal(alone, among)

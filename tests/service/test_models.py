@@ -26,7 +26,7 @@ def loaded(tmp_path: Path, task: Task) -> Model:
 
 
 async def answers(model: Model, *texts: str) -> list[list[float]]:
-    return [score.probabilities for score in await model.score(await model.encode(texts))]
+    return [score.answers for score in await model.score(await model.encode(texts))]
 
 
 async def test_a_version_answers_as_its_graph_does(tmp_path: Path, task: Task) -> None:

@@ -172,7 +172,7 @@ def test_the_verdict_says_what_how_good_against_what_and_at_what_cost(manifest: 
     ("gain", "words"),
     [
         (0.1, "so that 10.0 points (9.0 to 11.0) are gained"),
-        (0.0, "not clearly better"),
+        (0.0, "That is not clearly better"),
         (-0.1, "(x) is better"),
     ],
 )
