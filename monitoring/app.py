@@ -75,10 +75,10 @@ class Body(BaseModel):
 
 
 class ReviewBody(Body):
-    """One label: what the reviewer says is right."""
+    """One label, a name or a number: what the reviewer says is right."""
 
     prediction_id: Name
-    label: Name
+    label: Name | float
     reviewer: Name
 
 
@@ -163,7 +163,7 @@ def status(request: Request) -> Response:
             "at": standing.at,
             "task": monitor.task.name,
             "release": asdict(loop.release) | {"production_since": loop.production_since},
-            "quality": [asdict(quality) for quality in standing.quality],
+            "quality": [quality.as_json() for quality in standing.quality],
             "queue": monitor.desk.counts(),
             "oldest_unreviewed": standing.oldest_unreviewed,
             "new_labels": standing.new_labels,
@@ -184,13 +184,14 @@ def review_queue(request: Request, query: Annotated[QueueQuery, Query()]) -> Res
     images = monitor.task.input == "image"
     queue = monitor.desk.queue(query.limit, query.reason)
     items = [_item(item, reveal=query.reveal) | (_picture(item) if images else {}) for item in queue]
-    return _json({"labels": monitor.task.labels, "waiting": monitor.desk.counts(), "items": items})
+    asked = monitor.task.answers.as_task()  # the labels there are, or the range of numbers
+    return _json({**asked, "waiting": monitor.desk.counts(), "items": items})
 
 
 def review_labels(request: Request, body: LabelsBody) -> Response:
     """`accepted` counts labels taken; `added` those of them that were not yet on record just so."""
     given = body.reviews if isinstance(body, ReviewsBody) else [body]
-    labels = [GivenLabel(one.prediction_id, one.label, one.reviewer) for one in given]
+    labels = [GivenLabel(one.prediction_id, str(one.label), one.reviewer) for one in given]
     added = _monitor(request).desk.label(labels, datetime.now(UTC))
     reviews = [{"id": review.id, "prediction_id": review.prediction_id, "reason": review.reason} for review in added]
     return _json({"accepted": len(given), "added": len(added), "reviews": reviews})

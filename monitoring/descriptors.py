@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regraft.answers import Kind
 from regraft.errors import InvalidInput, NotFound
 from regraft.inputs import InputStore
 from regraft.preprocessing import describe_image, descriptors
@@ -35,9 +36,12 @@ def drift_columns(
     features: Sequence[Sequence[float]],
     labels: Sequence[str],
     confidences: Sequence[float],
+    kind: Kind = "classification",
 ) -> dict[str, NDArray[Any]]:
-    """Columns of shape (rows,): the facts of these names, and the rest. Facts that are not known are `nan`, missing."""
+    """Columns of shape (rows,): the facts of these names, and the rest; what was answered is `label`, or `value` of a
+    regression. Facts that are not known are `nan`, missing."""
     columns: dict[str, NDArray[Any]] = {name: np.array([row.get(name, np.nan) for row in facts]) for name in names}
     table = np.array(features, dtype=float).reshape(len(labels), -1)  # (rows, features)
     columns |= {f"feature_{index}": table[:, index] for index in range(table.shape[1])}
-    return columns | {"label": np.array(labels, dtype=str), "confidence": np.array(confidences, dtype=float)}
+    said = {"label": np.array(labels, dtype=str)} if kind == "classification" else {"value": np.array(labels, float)}
+    return columns | said | {"confidence": np.array(confidences, dtype=float)}

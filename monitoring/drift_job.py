@@ -28,6 +28,7 @@ from monitoring.descriptors import CATEGORICAL, NAMES, drift_columns, image_fact
 from monitoring.drift import DriftResult, drift_test
 from monitoring.drift_window import Reports, Window, fresh
 from monitoring.loop import LoopFollower, LoopState
+from regraft.answers import Kind
 from regraft.errors import DataError
 from regraft.eventlog import EventLog, open_log
 from regraft.events import ColumnDrift, DriftMeasured
@@ -48,7 +49,7 @@ def main() -> None:
     log, task = open_log(settings.log), Task.load(settings.task)
     inputs = InputStore(settings.inputs) if task.input == "image" else None
     history, reports = History(settings.history), Reports(settings.history)
-    check = run(log, history, VersionStore(settings.versions), reports, task.drift, inputs)
+    check = run(log, history, VersionStore(settings.versions), reports, task.drift, inputs, task.kind)
     answer = {"check": check.id} if check else {"waiting_for": "predictions that no check has seen yet"}
     json.dump(answer, sys.stdout)
 
@@ -60,6 +61,7 @@ def run(
     reports: Reports,
     rules: Drift,
     inputs: InputStore | None = None,
+    kind: Kind = "classification",
 ) -> DriftMeasured | None:
     """None when production has too few fresh predictions, or there is no production yet; `inputs` is where the images
     of an image task are. Raises DataError, NotFound or VersionRefused when there is no reference to compare with."""
@@ -69,9 +71,10 @@ def run(
     if window is None or version is None:
         return None
     check_id = uuid.uuid5(uuid.NAMESPACE_OID, f"regraft drift {version} {window.end.isoformat()}").hex
-    reference, current = _reference(store.fetch(version) / REFERENCE), _current(window, inputs)
+    reference, current = _reference(store.fetch(version) / REFERENCE, kind), _current(window, inputs, kind)
     rng = np.random.default_rng(uuid.UUID(check_id).int)  # the same check again gives the same result
-    result = drift_test(reference, current, rng=rng, alpha=rules.alpha, categorical=CATEGORICAL)  # 2
+    named = [name for name in CATEGORICAL if name in reference]
+    result = drift_test(reference, current, rng=rng, alpha=rules.alpha, categorical=named)  # 2
     report = reports.save(check_id, render(reference, current, result))  # 3
     check = DriftMeasured(
         id=check_id,
@@ -79,7 +82,7 @@ def run(
         window_start=window.start,
         window_end=window.end,
         rows=len(window.rows),
-        reference_rows=len(reference["label"]),
+        reference_rows=len(reference["confidence"]),
         alpha=result.alpha,
         p_value=1.0 if math.isnan(result.p_value) else result.p_value,
         drifted=result.drifted,
@@ -143,7 +146,7 @@ def _window(history: History, state: LoopState, rules: Drift) -> Window | None:
         return fresh(connection, state, rules, datetime.now(UTC))
 
 
-def _reference(path: Path) -> Columns:
+def _reference(path: Path, kind: Kind) -> Columns:
     if not path.is_file():
         raise DataError(f"the version has no {REFERENCE}, so there is nothing to compare its predictions with")
     there = pq.read_schema(path).names
@@ -155,10 +158,11 @@ def _reference(path: Path) -> Columns:
         features=rows["features"],
         labels=rows["label"],
         confidences=rows["confidence"],
+        kind=kind,
     )
 
 
-def _current(window: Window, inputs: InputStore | None) -> Columns:
+def _current(window: Window, inputs: InputStore | None, kind: Kind) -> Columns:
     given = [row["input"] for row in window.rows]
     return drift_columns(
         names=NAMES["image" if inputs else "text"],
@@ -166,6 +170,7 @@ def _current(window: Window, inputs: InputStore | None) -> Columns:
         features=[row["features"] for row in window.rows],
         labels=[row["label"] for row in window.rows],
         confidences=[row["confidence"] for row in window.rows],
+        kind=kind,
     )
 
 

@@ -56,7 +56,8 @@ class Judge:
                     arm=arm,
                     released=released,
                     now=now,
-                    validation_accuracy=self._validation_accuracy(version),
+                    answers=self._task.answers,
+                    validation=self._validated(version),
                     newest_reviews=LOOK_BACK * self._task.retraining.minimum_audits,
                 )
                 for version, arm, released in _on_release(state)
@@ -66,8 +67,9 @@ class Judge:
         production = quality[0] if quality else None
         known = policy.PolicyState(
             loop=state,
-            accuracy=production.accuracy if production else None,
-            validation_accuracy=production.validation_accuracy if production else None,
+            figure=self._task.answers.figures[0],
+            live=production.live if production else None,
+            validation=production.validation if production else None,
             new_labels=new_labels,
         )
         decision = policy.due(known, self._task.retraining, now)
@@ -77,14 +79,17 @@ class Judge:
         release = state.release
         if release.production is None or release.candidate is None or release.experiment_since is None:
             return None
-        return self._history.disagreements(release.production, release.candidate, release.experiment_since)
+        error = self._task.answers.error
+        return self._history.disagreements(release.production, release.candidate, release.experiment_since, error)
 
-    def _validation_accuracy(self, version: str) -> float | None:
+    def _validated(self, version: str) -> float | None:
+        """The figure that is watched, as it was on the validation part."""
+        figure = self._task.answers.figures[0]
         if version not in self._validation:
             try:
-                metric = self._store.manifest(version).validation.get("accuracy")
+                metric = self._store.manifest(version).validation.get(figure)
             except (NotFound, VersionRefused) as error:
-                LOGGER.warning("version %s has no validation accuracy: %s", version, error.message)
+                LOGGER.warning("version %s has no %s of its validation: %s", version, figure, error.message)
                 metric = None
             self._validation[version] = metric.value if metric else None  # a version never changes
         return self._validation[version]

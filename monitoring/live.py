@@ -1,20 +1,22 @@
 """How good the versions on the release are now, measured on the history.
 
-audited predictions, back to where the newest reviews reach -> accuracy with its interval
+audited predictions, back to where the newest reviews reach -> accuracy, or mean error, with its interval
 the newest predictions                                     -> flag rate, confidence and what it promises
 
 A measurement reads what happened since the release, never more than HORIZON; of the unaudited many it takes only the
 newest RECENT records. Nothing is kept between two measurements.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import duckdb
 import numpy as np
 
-from monitoring.quality import Audits, Estimate, audited_accuracy, estimated_accuracy, flag_rate
+from monitoring.quality import Audits, Estimate, audited_accuracy, audited_error, estimated_accuracy, flag_rate
+from regraft.answers import Answers, Labels
 from regraft.events import Arm
 from regraft.history import as_utc
 
@@ -25,18 +27,19 @@ RECENT = 200_000
 # of the present, and no prediction is left out for being reviewed late. Strata: what makes reviewers look sooner.
 _AUDITS = """
 WITH audits AS (
-    SELECT DISTINCT ON (id) id, happened_at, label, audit_probability, shadow_label
+    SELECT DISTINCT ON (id) id, happened_at, label, low, high, audit_probability, shadow_label
     FROM records
     WHERE kind = 'prediction_made' AND audit_probability IS NOT NULL AND version = $version AND happened_at >= $since
 ), judged AS (
-    SELECT a.*, r.label AS truth, coalesce(f.flagged, false) AS flagged
+    SELECT a.*, r.label AS truth, {error} AS error, coalesce(f.flagged, false) AS flagged
     FROM audits a LEFT JOIN reviews r ON r.prediction_id = a.id LEFT JOIN flags f ON f.prediction_id = a.id
 ), oldest AS (
     SELECT min(happened_at) AS happened_at
-    FROM (SELECT happened_at FROM judged WHERE truth IS NOT NULL ORDER BY happened_at DESC LIMIT $most)
+    FROM (SELECT happened_at FROM judged WHERE error IS NOT NULL ORDER BY happened_at DESC LIMIT $most)
     HAVING count(*) = $most
 )
-SELECT audit_probability AS probability, truth IS NOT NULL AS reviewed, coalesce(truth = label, false) AS correct,
+SELECT audit_probability AS probability, error IS NOT NULL AS reviewed, coalesce(error, 0) AS error,
+       coalesce(TRY_CAST(truth AS DOUBLE) BETWEEN low AND high, false) AS held,
        CASE WHEN shadow_label <> label THEN 2 WHEN flagged THEN 1 ELSE 0 END AS stratum
 FROM judged WHERE happened_at >= coalesce((SELECT happened_at FROM oldest), $since)
 """
@@ -57,18 +60,29 @@ SELECT count(DISTINCT prediction_id) FROM records WHERE kind = 'review_given' AN
 
 @dataclass(frozen=True)
 class VersionQuality:
-    """One version on the release. `accuracy` rests on audits; `predictions`, `flag_rate`, `estimated_accuracy` and
-    `mean_confidence` are of its newest predictions and none of them says how often it is right."""
+    """One version on the release. `live` rests on audits, and is what `figure` names: the accuracy, or of numbers the
+    mean absolute error; `held` is then the share of truths within the intervals. `predictions`, `flag_rate`,
+    `expected` (of labels: the accuracy that confidence promises) and `mean_confidence` are of its newest predictions
+    and none of them says how often it is right."""
 
     version: str
     arm: Arm
     since: datetime
     predictions: int
-    accuracy: Estimate
-    validation_accuracy: float | None
-    estimated_accuracy: Estimate
+    figure: str
+    live: Estimate
+    validation: float | None
+    expected: Estimate | None
+    held: Estimate | None
     flag_rate: Estimate
     mean_confidence: float
+
+    def as_json(self) -> dict[str, Any]:
+        """With the figure's own name."""
+        shown = {name: value for name, value in asdict(self).items() if value is not None}
+        renamed = {"live": self.figure, "expected": f"estimated_{self.figure}", "held": "interval_coverage"}
+        named = {renamed.get(name, name): value for name, value in shown.items() if name != "validation"}
+        return named | {f"validation_{self.figure}": self.validation}
 
 
 def measure(
@@ -78,34 +92,42 @@ def measure(
     arm: Arm,
     released: datetime,
     now: datetime,
-    validation_accuracy: float | None,
+    answers: Answers,
+    validation: float | None,
     newest_reviews: int,
 ) -> VersionQuality:
-    """The quality of `version`, on a connection of the history. Its accuracy is over the `newest_reviews` reviewed
-    audits and those not yet reviewed among them."""
+    """The quality of `version`, on a connection of the history. Its accuracy, or error, is over the `newest_reviews`
+    reviewed audits and those not yet reviewed among them."""
     since = max(released, now - HORIZON)
     values: dict[str, Any] = {"version": version, "since": as_utc(since)}
-    audits = connection.execute(_AUDITS, values | {"most": newest_reviews}).fetchnumpy()
+    query = _AUDITS.format(error=answers.error.format(truth="r.label", label="a.label"))
+    audits = connection.execute(query, values | {"most": newest_reviews}).fetchnumpy()
     recent = connection.execute(_RECENT.format(recent=recent_records(connection)), values).fetchnumpy()
     confidence = np.clip(np.asarray(recent["confidence"], dtype=float), 0, 1)
-    flags = int(np.sum(recent["flagged"], dtype=int))
+    flags, of_labels = int(np.sum(recent["flagged"], dtype=int)), isinstance(answers, Labels)
     return VersionQuality(
         version=version,
         arm=arm,
         since=since,
         predictions=len(confidence),
-        accuracy=audited_accuracy(
-            Audits(
-                probability=np.asarray(audits["probability"], dtype=float),
-                stratum=np.asarray(audits["stratum"], dtype=np.int64),
-                reviewed=np.asarray(audits["reviewed"], dtype=bool),
-                correct=np.asarray(audits["correct"], dtype=bool),
-            )
-        ),
-        validation_accuracy=validation_accuracy,
-        estimated_accuracy=estimated_accuracy(confidence),
+        figure=answers.figures[0],
+        live=audited_accuracy(_audits(audits, audits["error"] == 0))
+        if of_labels
+        else audited_error(_audits(audits, audits["error"])),
+        validation=validation,
+        expected=estimated_accuracy(confidence) if of_labels else None,
+        held=None if of_labels else audited_accuracy(_audits(audits, audits["held"])),
         flag_rate=flag_rate(flags, len(confidence)),
         mean_confidence=float(confidence.mean()) if len(confidence) else float("nan"),
+    )
+
+
+def _audits(rows: Mapping[str, Any], outcome: Any) -> Audits:
+    return Audits(
+        probability=np.asarray(rows["probability"], dtype=float),
+        stratum=np.asarray(rows["stratum"], dtype=np.int64),
+        reviewed=np.asarray(rows["reviewed"], dtype=bool),
+        outcome=np.asarray(outcome),
     )
 
 

@@ -19,6 +19,13 @@ class Metrics:
         self.live_accuracy_low = self._gauge("regraft_live_accuracy_low", "Lower 95% limit", "version")
         self.live_accuracy_high = self._gauge("regraft_live_accuracy_high", "Upper 95% limit", "version")
         self.validation_accuracy = self._gauge("regraft_validation_accuracy", "Accuracy when trained", "version")
+        self.live_error = self._gauge("regraft_live_error", "Audited mean absolute error, of numbers", "version")
+        self.live_error_low = self._gauge("regraft_live_error_low", "Lower 95% limit", "version")
+        self.live_error_high = self._gauge("regraft_live_error_high", "Upper 95% limit", "version")
+        self.validation_error = self._gauge("regraft_validation_error", "Mean error when trained", "version")
+        self.interval_coverage = self._gauge(
+            "regraft_interval_coverage", "Share of audited truths within the intervals of numbers", "version"
+        )
         self.estimated_accuracy = self._gauge(
             "regraft_estimated_accuracy", "Accuracy that the model's own confidence promises", "version"
         )
@@ -69,15 +76,25 @@ class Metrics:
 
     def _show_quality(self, quality: VersionQuality) -> None:
         version = quality.version
-        self.live_accuracy.labels(version).set(quality.accuracy.value)
-        self.live_accuracy_low.labels(version).set(quality.accuracy.low)
-        self.live_accuracy_high.labels(version).set(quality.accuracy.high)
-        self.reviewed_audits.labels(version).set(quality.accuracy.reviewed)
-        self.estimated_accuracy.labels(version).set(quality.estimated_accuracy.value)
+        value, low, high, validation = self._of_figure(quality.figure)
+        value.labels(version).set(quality.live.value)
+        low.labels(version).set(quality.live.low)
+        high.labels(version).set(quality.live.high)
+        self.reviewed_audits.labels(version).set(quality.live.reviewed)
+        if quality.expected is not None:
+            self.estimated_accuracy.labels(version).set(quality.expected.value)
+        if quality.held is not None:
+            self.interval_coverage.labels(version).set(quality.held.value)
         self.flag_rate.labels(version).set(quality.flag_rate.value)
         self.mean_confidence.labels(version).set(quality.mean_confidence)
-        if quality.validation_accuracy is not None:
-            self.validation_accuracy.labels(version).set(quality.validation_accuracy)
+        if quality.validation is not None:
+            validation.labels(version).set(quality.validation)
+
+    def _of_figure(self, figure: str) -> tuple[Gauge, Gauge, Gauge, Gauge]:
+        """What the figure that is watched, its limits and its validation are shown on."""
+        if figure == "mae":
+            return self.live_error, self.live_error_low, self.live_error_high, self.validation_error
+        return self.live_accuracy, self.live_accuracy_low, self.live_accuracy_high, self.validation_accuracy
 
     def _show_drift(self, check: DriftMeasured) -> None:
         self.drift_p_value.labels(check.version).set(check.p_value)
@@ -92,6 +109,11 @@ class Metrics:
             self.live_accuracy_low,
             self.live_accuracy_high,
             self.validation_accuracy,
+            self.live_error,
+            self.live_error_low,
+            self.live_error_high,
+            self.validation_error,
+            self.interval_coverage,
             self.estimated_accuracy,
             self.flag_rate,
             self.mean_confidence,

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from monitoring.loop import LoopState
 from monitoring.quality import Estimate
+from regraft.answers import FIGURES, LESS_IS_BETTER
 from regraft.task import Retraining
 
 
@@ -40,12 +41,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class PolicyState:
-    """What the decision rests on. `accuracy` is the audited one of the production version since its release."""
+    """What the decision rests on. `live` is the audited `figure` (accuracy, or the mean error) of the production
+    version since its release, `validation` what it was when the version was made."""
 
     loop: LoopState
-    accuracy: Estimate | None
-    validation_accuracy: float | None
+    live: Estimate | None
+    validation: float | None
     new_labels: int
+    figure: str = "accuracy"
 
 
 def due(state: PolicyState, rules: Retraining, now: datetime) -> Decision:
@@ -58,29 +61,34 @@ def due(state: PolicyState, rules: Retraining, now: datetime) -> Decision:
     """
     if state.loop.release.production is None:
         return Decision(False, waiting_for="a version in production")
-    found = (_accuracy(state, rules), _drift(state, rules), _schedule(state, rules, now))
+    found = (_quality(state, rules), _drift(state, rules), _schedule(state, rules, now))
     fired = tuple(one for one in found if isinstance(one, Reason))
     silent = tuple(one for one in found if isinstance(one, str))
     waiting = _in_the_way(state, rules, now) if fired else ["a reason to train again"]
     return Decision(not waiting, fired, silent, "; ".join(waiting))
 
 
-def _accuracy(state: PolicyState, rules: Retraining) -> Reason | str:
-    validated, accuracy = state.validation_accuracy, state.accuracy
-    if validated is None or accuracy is None:
-        return "there is no accuracy to compare"
-    if accuracy.reviewed < rules.minimum_audits:
-        return f"{accuracy.reviewed} of the {rules.minimum_audits} reviewed audits that make accuracy known"
-    figures = (
-        f"audited accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%},"
-        f" {accuracy.reviewed} reviews) against {validated:.1%} in validation"
-    )
-    under_floor = accuracy.value < rules.floor * validated
-    if accuracy.high >= validated or not (under_floor or accuracy.value <= (1 - rules.drop) * validated):
-        return f"{figures}: no fall of {rules.drop:.0%} that is sure to be one"
+def _quality(state: PolicyState, rules: Retraining) -> Reason | str:
+    validated, live, name = state.validation, state.live, FIGURES[state.figure]
+    if validated is None or live is None:
+        return f"there is no {name} to compare"
+    if live.reviewed < rules.minimum_audits:
+        return f"{live.reviewed} of the {rules.minimum_audits} reviewed audits that make the {name} known"
+    error = state.figure in LESS_IS_BETTER
+    said = "{:.3g}" if error else "{:.1%}"
+    value, low, high, before = (said.format(one) for one in (live.value, live.low, live.high, validated))
+    figures = f"audited {name} {value} ({low} to {high}, {live.reviewed} reviews) against {before} in validation"
+    # Of an accuracy, what is left of the validated one; of an error, the validated one as a share of it.
+    left, whole = (validated, live.value) if error else (live.value, validated)
+    sure = live.low > validated if error else live.high < validated
+    under_floor = left < rules.floor * whole
+    if not sure or not (under_floor or left <= (1 - rules.drop) * whole):
+        return f"{figures}: no {'rise' if error else 'fall'} of {rules.drop:.0%} that is sure to be one"
     if under_floor:
-        return Reason(ReasonCode.FLOOR, f"{figures}: under {rules.floor:.0%} of it")
-    return Reason(ReasonCode.DROP, f"{figures}: a fall of {1 - accuracy.value / validated:.1%}")
+        beyond = f"over {1 / rules.floor:.0%} of it" if error else f"under {rules.floor:.0%} of it"
+        return Reason(ReasonCode.FLOOR, f"{figures}: {beyond}")
+    change = f"a rise of {live.value / validated - 1:.1%}" if error else f"a fall of {1 - live.value / validated:.1%}"
+    return Reason(ReasonCode.DROP, f"{figures}: {change}")
 
 
 def _drift(state: PolicyState, rules: Retraining) -> Reason | str:

@@ -8,11 +8,13 @@ sample, and confidence is the model's own opinion.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtri
 from scipy.stats import binom
+from scipy.stats import t as student
 
 # Rows of one stratum whose audit probabilities differ by more than a factor of two are estimated apart.
 _STRATUM_STEP = 1024
@@ -20,7 +22,7 @@ _STRATUM_STEP = 1024
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share with its interval, the rows it rests on, and the strata that borrowed a neighbour's accuracy.
+    """A share, or a mean error, with its interval, the rows it rests on, and the strata that borrowed a neighbour's.
 
     `audited` and `reviewed` are 0 where nobody looked at any row.
     """
@@ -38,18 +40,19 @@ class Audits:
     """All audited predictions of a window, reviewed or not yet; arrays of shape (audited,).
 
     `probability` of the audit draw, in (0, 1]; `stratum`, a small integer that holds whatever made reviewers look
-    sooner (flagged, disagreement); `correct` is read only where `reviewed`.
+    sooner (flagged, disagreement); `outcome`, whether the answer was right or how far off it was, is read only where
+    `reviewed`.
     """
 
     probability: NDArray[np.float64]
     stratum: NDArray[np.int64]
     reviewed: NDArray[np.bool_]
-    correct: NDArray[np.bool_]
+    outcome: NDArray[Any]
 
     def __post_init__(self) -> None:
-        shapes = {np.shape(a) for a in (self.probability, self.stratum, self.reviewed, self.correct)}
+        shapes = {np.shape(a) for a in (self.probability, self.stratum, self.reviewed, self.outcome)}
         if len(shapes) != 1 or len(shapes.pop()) != 1:
-            raise ValueError("probability, stratum, reviewed and correct must be flat and of one length")
+            raise ValueError("probability, stratum, reviewed and outcome must be flat and of one length")
         if not np.all((self.probability > 0) & (self.probability <= 1)):
             raise ValueError("audit probabilities must lie in (0, 1]")
 
@@ -79,12 +82,9 @@ def audited_accuracy(audits: Audits, *, level: float = 0.95) -> Estimate:
     if reviewed_count == 0:
         return Estimate(math.nan, 0.0, 1.0, audited_count, 0, tuple(np.unique(audits.stratum).tolist()))
 
-    weight = 1 / np.asarray(audits.probability, dtype=float)
-    weight /= weight.sum()
-    stratum = np.asarray(audits.stratum, dtype=np.int64)
-    cell = _reviewed_cells(stratum * _STRATUM_STEP + np.floor(np.log2(1 / audits.probability)).astype(int), reviewed)
+    weight, stratum, cell = _cells(audits, reviewed)
     share = np.bincount(cell, weight)
-    accuracy, size = _accuracy_by_cell(cell[reviewed], weight[reviewed], np.asarray(audits.correct, bool)[reviewed])
+    accuracy, size = _accuracy_by_cell(cell[reviewed], weight[reviewed], np.asarray(audits.outcome, bool)[reviewed])
     value = min(1.0, float(share @ accuracy))  # the shares may sum to a hair more than 1
 
     unknown = ~np.isin(stratum, stratum[reviewed])
@@ -99,6 +99,46 @@ def audited_accuracy(audits: Audits, *, level: float = 0.95) -> Estimate:
         value,
         max(0.0, value - below),
         min(1.0, value + above),
+        audited_count,
+        reviewed_count,
+        tuple(np.unique(stratum[unknown]).tolist()),
+    )
+
+
+def audited_error(audits: Audits, *, level: float = 0.95) -> Estimate:
+    """The mean error over all predictions of the window, from the audited ones that were reviewed, weighted as
+    `audited_accuracy` is.
+
+    The interval is Student's: the variances of the cells' weighted means (a cell with a single review takes the
+    variance of all), and the chance in how many audits fell into each cell. A stratum without any review could be as
+    bad as the worst that was seen, or without error. On few reviews of skewed errors it is a little short.
+
+    Undefined, and therefore `nan` within 0 and infinity, when fewer than two are reviewed.
+    """
+    reviewed = np.asarray(audits.reviewed, dtype=bool)
+    audited_count, reviewed_count = len(reviewed), int(reviewed.sum())
+    if reviewed_count < 2:
+        strata = tuple(np.unique(audits.stratum).tolist())
+        return Estimate(math.nan, 0.0, math.inf, audited_count, reviewed_count, strata)
+    weight, stratum, cell = _cells(audits, reviewed)
+    errors, weights, cells = np.asarray(audits.outcome, dtype=float)[reviewed], weight[reviewed], cell[reviewed]
+    share, total, rows = np.bincount(cell, weight), np.bincount(cells, weights), np.bincount(cells)
+    middle = np.bincount(cells, weights * errors) / total
+    value = float(share @ middle)
+
+    squares = np.bincount(cells, weights**2 * (errors - middle[cells]) ** 2) / total**2
+    variance = np.where(rows > 1, squares * rows / np.maximum(rows - 1, 1), errors.var(ddof=1))
+    between = float(weight**2 @ (middle[cell] - value) ** 2)
+    wide = float(student.ppf((1 + level) / 2, max(1, reviewed_count - len(rows))))
+    half = wide * math.sqrt(float(share**2 @ variance) + between)
+
+    unknown = ~np.isin(stratum, stratum[reviewed])
+    unknown_error = float(weight[unknown] @ middle[cell[unknown]])
+    unknown_most = float(weight[unknown].sum() * errors.max())
+    return Estimate(
+        value,
+        max(0.0, value - half - unknown_error),
+        value + half + unknown_most - unknown_error,
         audited_count,
         reviewed_count,
         tuple(np.unique(stratum[unknown]).tolist()),
@@ -155,6 +195,17 @@ def clopper_pearson(
     low = np.where(hits > 0, betaincinv(np.maximum(hits, tiny), misses + 1, tail), 0.0)
     high = np.where(misses > 0, betaincinv(hits + 1, np.maximum(misses, tiny), 1 - tail), 1.0)
     return low, high
+
+
+def _cells(
+    audits: Audits, reviewed: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """How much of the window each row stands for, its stratum, and its cell."""
+    weight = 1 / np.asarray(audits.probability, dtype=float)
+    weight /= weight.sum()
+    stratum = np.asarray(audits.stratum, dtype=np.int64)
+    key = stratum * _STRATUM_STEP + np.floor(np.log2(1 / audits.probability)).astype(int)
+    return weight, stratum, _reviewed_cells(key, reviewed)
 
 
 def _reviewed_cells(key: NDArray[np.int64], reviewed: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ reviewed.
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -189,11 +189,9 @@ class ReviewDesk:
     def label(self, given: Sequence[GivenLabel], now: datetime) -> list[ReviewGiven]:
         """Append a review for each label, all or none; one that repeats its prediction's newest review adds nothing.
 
-        Raises InvalidInput for a label that the task does not know, NotFound for predictions that nobody has seen.
+        Raises InvalidInput for a label that the task does not take, NotFound for predictions that nobody has seen.
         """
-        for index, one in enumerate(given):
-            if one.label not in self._task.labels:
-                raise InvalidInput(f"{one.label!r} is not a label of this task", index=index, labels=self._task.labels)
+        given = [self._accepted(index, one) for index, one in enumerate(given)]
         known = self._find([one.prediction_id for one in given], now)
         if missing := [one.prediction_id for one in given if one.prediction_id not in known]:
             raise NotFound(f"there is no prediction {missing[0]!r}", prediction_ids=missing)
@@ -212,6 +210,12 @@ class ReviewDesk:
             while len(self._labelled) > MOST_REMEMBERED:
                 self._labelled.popitem(last=False)
         return reviews
+
+    def _accepted(self, index: int, given: GivenLabel) -> GivenLabel:
+        try:
+            return replace(given, label=self._task.answers.accept(given.label))
+        except ValueError as error:
+            raise InvalidInput(str(error), index=index) from error
 
     def _find(self, ids: Sequence[str], now: datetime) -> dict[str, _Known]:
         with self._lock:

@@ -32,7 +32,10 @@ LESS_IS_BETTER = frozenset({"mae", "rmse"})
 
 
 class Accepting:
-    """What labels and numbers have in common."""
+    """What labels and numbers have in common. `error` is SQL: how far a label is from a truth, NULL where it is not
+    known."""
+
+    error: ClassVar[str]
 
     def accept(self, given: object) -> str:
         raise NotImplementedError
@@ -63,6 +66,7 @@ class Labels(Accepting):
     output: ClassVar[str] = "probabilities"
     figures: ClassVar[tuple[str, str]] = ("accuracy", "macro_f1")  # the first is the one that is watched live
     judged: ClassVar[str] = "macro_f1"  # by which points of a training, and backbones, are told apart
+    error: ClassVar[str] = "CAST({truth} <> {label} AS DOUBLE)"
 
     def accept(self, given: object) -> str:
         """Raises ValueError for what is none of them."""
@@ -103,6 +107,7 @@ class Numbers(BaseModel, Accepting):
     output: ClassVar[str] = "value"
     figures: ClassVar[tuple[str, str]] = ("mae", "r2")
     judged: ClassVar[str] = "mae"
+    error: ClassVar[str] = "abs(TRY_CAST({truth} AS DOUBLE) - TRY_CAST({label} AS DOUBLE))"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

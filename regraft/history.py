@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from regraft.answers import Labels
 from regraft.eventlog import Record
 from regraft.events import FeedbackGiven, PredictionMade, ReviewGiven, encode, kind_of
 
@@ -39,6 +40,8 @@ SCHEMA = pa.schema(
         "label": pa.string(),
         "confidence": pa.float64(),
         "probabilities": _REALS,
+        "low": pa.float64(),
+        "high": pa.float64(),
         "features": _REALS,
         "audit_probability": pa.float64(),
         "shadow_version": pa.string(),
@@ -102,15 +105,17 @@ WITH drawn AS (
     SELECT truth, CASE WHEN version = $candidate THEN label ELSE shadow_label END AS candidate,
            CASE WHEN version = $candidate THEN shadow_label ELSE label END AS production
     FROM drawn JOIN reviewed ON reviewed.prediction_id = drawn.id
+), errors AS (
+    SELECT {candidate} AS candidate, {production} AS production FROM sides
 )
-SELECT count(*) FILTER (truth = candidate), count(*) FILTER (truth = production),
-       count(*) FILTER (truth NOT IN (candidate, production))
-FROM sides
+SELECT count(*) FILTER (candidate < production), count(*) FILTER (candidate > production),
+       count(*) FILTER (candidate = production)
+FROM errors
 """
 
 
 class Disagreements(NamedTuple):
-    """Reviewed audits on which two versions differ: only the candidate was right, only production, neither."""
+    """Reviewed audits on which two versions differ: the candidate was right, or nearer; production was; neither."""
 
     wins: int
     losses: int
@@ -174,11 +179,15 @@ class History:
         self._remove_covered(datetime.now(UTC) - grace)
         return joined
 
-    def disagreements(self, production: str, candidate: str, since: datetime) -> Disagreements:
-        """How the reviews decide between two versions, on audited predictions since `since` that both have scored."""
+    def disagreements(
+        self, production: str, candidate: str, since: datetime, error: str = Labels.error
+    ) -> Disagreements:
+        """How the reviews decide between two versions, on audited predictions since `since` that both have scored;
+        `error` is that of the task's answers."""
+        sides = {name: error.format(truth="truth", label=name) for name in ("candidate", "production")}
         values = {"production": production, "candidate": candidate, "since": as_utc(since)}
         with self.connect() as connection:
-            return Disagreements(*connection.execute(_DISAGREEMENTS, values).fetchall()[0])
+            return Disagreements(*connection.execute(_DISAGREEMENTS.format(**sides), values).fetchall()[0])
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A database in memory with `events` (each event once) and the views `predictions`, `feedback`, `reviews`
@@ -192,7 +201,8 @@ class History:
         paths = [part.path for part in self.parts()]
         if paths:
             listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-            connection.execute(f"CREATE VIEW records AS SELECT * FROM read_parquet([{listed}])")  # noqa: S608
+            files = f"read_parquet([{listed}], union_by_name = true)"  # older ones lack columns
+            connection.execute(f"CREATE VIEW records AS SELECT * FROM {files}")  # noqa: S608
         else:
             connection.register("nothing", SCHEMA.empty_table())
             connection.execute("CREATE VIEW records AS SELECT * FROM nothing")
@@ -261,6 +271,7 @@ def _row(record: Record) -> dict[str, Any]:
         case PredictionMade():
             row |= event.model_dump(exclude={"kind", "at", "shadow", "schema_version"})
             row["metadata"] = list(event.metadata.items())
+            row["low"], row["high"] = event.interval or (None, None)
             if event.shadow:
                 row |= {
                     "shadow_version": event.shadow.version,

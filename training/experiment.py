@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from regraft import releases
+from regraft.answers import Labels
 from regraft.errors import Conflict
 from regraft.eventlog import EventLog, replay
 from regraft.events import NAMED_VERSION, VerdictReached
@@ -30,8 +31,10 @@ FROM records WHERE kind = 'prediction_made' AND generation = $generation AND met
 _log = logging.getLogger(__name__)
 
 
-def judge(log: EventLog, history: History, release: Release, settings: Experiment) -> VerdictReached | None:
-    """Look once. A verdict is
+def judge(
+    log: EventLog, history: History, release: Release, settings: Experiment, error: str = Labels.error
+) -> VerdictReached | None:
+    """Look once; `error` is that of the task's answers. A verdict is
     1. appended under an id of the release's, so that it is reached once, and
     2. carried out; a verdict that was reached but, the process being killed, not carried out is carried out now.
     """
@@ -40,7 +43,7 @@ def judge(log: EventLog, history: History, release: Release, settings: Experimen
     verdict_id = derived_id(release.change_id, "verdict")
     reached = find(log, verdict_id)
     if reached is None:
-        reached = look(history, release, settings, verdict_id)
+        reached = look(history, release, settings, verdict_id, error)
         if reached is None:
             return None
         log.append([reached])  # 1
@@ -55,12 +58,14 @@ def judge(log: EventLog, history: History, release: Release, settings: Experimen
     return reached
 
 
-def look(history: History, release: Release, settings: Experiment, verdict_id: str) -> VerdictReached | None:
+def look(
+    history: History, release: Release, settings: Experiment, verdict_id: str, error: str
+) -> VerdictReached | None:
     """The verdict on what is in the history now, or None when it is to wait for more."""
     assert release.production is not None
     assert release.candidate is not None
     assert release.experiment_since is not None
-    counts = history.disagreements(release.production, release.candidate, release.experiment_since)
+    counts = history.disagreements(release.production, release.candidate, release.experiment_since, error)
     found = verdict.decide(
         **counts._asdict(),
         alpha=settings.alpha,

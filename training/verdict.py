@@ -3,7 +3,8 @@
     disagreements drawn at random -> reviewed one by one -> wins, losses, ties -> evidence -> verdict
 
 A disagreement is an item that both versions were scored on and answered differently. The candidate *wins* it when only
-the candidate is right, *loses* it when only production is right, and *ties* when neither is.
+the candidate is right, *loses* it when only production is right, and *ties* when neither is. Of numbers, the nearer one
+wins.
 """
 
 import math

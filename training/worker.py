@@ -72,7 +72,8 @@ class Worker:
 
     def judge(self) -> None:
         """Look at the running experiment once."""
-        experiment.judge(self.log, self.history, self.release.refresh(), self.task.experiment)
+        error = self.task.answers.error
+        experiment.judge(self.log, self.history, self.release.refresh(), self.task.experiment, error)
 
     def answer(self, request: RetrainingRequested) -> Outcome:
         """Train, compare, publish and say so. Whatever goes wrong in it is a refusal with its reason."""

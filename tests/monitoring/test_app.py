@@ -169,7 +169,12 @@ def test_each_version_has_its_report_and_no_script_runs_in_it(stage: Stage, clie
         ("[]", 422, "invalid_input", ""),
         ("{}", 422, "invalid_input", "prediction_id"),
         (json.dumps(label("x") | {"extra": 1}), 422, "invalid_input", "extra"),
-        (json.dumps(label("x", "great")), 422, "invalid_input", "'great' is not a label of this task"),
+        (
+            json.dumps(label("x", "great")),
+            422,
+            "invalid_input",
+            "unknown label 'great'; the task has",
+        ),
         (json.dumps(label("nobody")), 404, "not_found", "nobody"),
         (json.dumps(label("x", reviewer=" ")), 422, "invalid_input", "reviewer"),
         (json.dumps(label("x" * 201)), 422, "invalid_input", "prediction_id"),

@@ -57,7 +57,7 @@ def state(
     loop = LoopState()
     for event in (released(), *events):
         loop = loop.after(event)
-    return PolicyState(loop=loop, accuracy=accuracy, validation_accuracy=validation, new_labels=labels)
+    return PolicyState(loop=loop, live=accuracy, validation=validation, new_labels=labels)
 
 
 def audited(value: float, half: float = 0.03, reviewed: int = 400) -> Estimate:
@@ -161,14 +161,14 @@ def test_without_a_reason_it_says_why_each_is_none() -> None:
     decision = due(state(checked(drifted=False), accuracy=audited(0.5, reviewed=40)), RULES, NOW)
     assert decision.waiting_for == "a reason to train again"
     assert decision.quiet == (
-        "40 of the 100 reviewed audits that make accuracy known",
+        "40 of the 100 reviewed audits that make the accuracy known",
         "no drift in the 1000 newest predictions checked (p = 0.4)",
         "the schedule is due in 25 days",
     )
 
 
 def test_before_the_first_release_it_waits() -> None:
-    nothing = PolicyState(loop=LoopState(), accuracy=None, validation_accuracy=None, new_labels=0)
+    nothing = PolicyState(loop=LoopState(), live=None, validation=None, new_labels=0)
     assert due(nothing, RULES, NOW).waiting_for == "a version in production"
     with pytest.raises(LookupError):
         nothing.loop.next_request_id()

@@ -40,7 +40,7 @@ def window(
 def naive_accuracy(audits: Audits) -> Estimate:
     """What a dashboard shows that takes everything reviewed for a sample."""
     n = int(audits.reviewed.sum())
-    value = audits.correct[audits.reviewed].mean() if n else math.nan
+    value = audits.outcome[audits.reviewed].mean() if n else math.nan
     low, high = clopper_pearson(np.array([value]), np.array([float(n)]))
     return Estimate(float(value), float(low[0]), float(high[0]))
 

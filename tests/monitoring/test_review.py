@@ -135,7 +135,7 @@ def test_repeating_a_label_adds_nothing_and_a_second_reviewer_adds_a_review(stag
 def test_several_labels_are_taken_or_none(stage: Stage, desk: ReviewDesk) -> None:
     made = prediction()
     stage.append(made)
-    with pytest.raises(InvalidInput, match="'great' is not a label") as invalid:
+    with pytest.raises(InvalidInput, match="unknown label 'great'") as invalid:
         desk.label([GivenLabel(made.id, "neutral", "ann"), GivenLabel(made.id, "great", "ann")], now())
     assert invalid.value.details["index"] == 1
     with pytest.raises(NotFound) as missing:

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from regraft.eventlog import Record
@@ -216,3 +217,18 @@ def _write_and_merge(history: History, make: Callable[[int], PredictionMade], fi
     for i in range(files):
         history.write(records([make(i)], first=2 + i))
         history.merge(at_least=4)
+
+
+def test_files_from_before_there_were_numbers_are_read_beside_new_ones(history: History) -> None:
+    history.write([Record("log", 1, prediction("p1"))])
+    (old,) = Path(history.root, "events").glob("*.parquet")
+    table = pq.read_table(old)
+    pq.write_table(table.drop_columns(["low", "high"]), old)
+    new = prediction("p2").model_copy(update={"interval": (1.0, 2.0)})
+    history.write([Record("log", 2, new)])
+    with history.connect() as connection:
+        found = connection.execute("SELECT id, low, high FROM records ORDER BY log_offset").fetchall()
+    assert [row[1:] for row in found] == [(None, None), (1.0, 2.0)]
+    assert history.merge(at_least=2, grace=timedelta(0)) == 2
+    (merged,) = Path(history.root, "events").glob("*-*2.parquet")
+    assert pq.read_table(merged).column("high").to_pylist() == [None, 2.0]

@@ -23,7 +23,7 @@ from regraft.preprocessing.image import FACTS
 from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import Manifest, VersionStore, read_golden
-from tests.images import file_of, picture, png
+from tests.images import file_of, picture, pixels, png
 from tests.training.pictures import COLOURS, save_image_backbone, save_pictures
 from training.backbone import open_backbone
 from training.data import Row, file_hash, read
@@ -210,6 +210,34 @@ async def test_what_was_trained_is_served(trained: tuple[Path, Task, Manifest]) 
             assert (answer["label"], answer["logged"]) == (label, True)
             assert InputStore(str(folder / "home" / "inputs")).has(reference_of(content))
     await parts.close()
+
+
+def test_numbers_are_learned_of_pictures_as_labels_are(tmp_path: Path, backbone: Path) -> None:
+    """How bright a picture is: from a table that names files to a version with its report."""
+    rows = [("file", "shade")]
+    for number in range(120):
+        shade = (number * 37 % 120) / 120
+        noise = Image.fromarray(pixels(number, height=40, width=40))
+        tint = Image.new("RGB", noise.size, (int(255 * shade),) * 3)
+        Image.blend(noise, tint, 0.7).save(tmp_path / f"{number}.png")
+        rows.append((f"{number}.png", f"{shade:.3f}"))
+    with (tmp_path / "rows.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    columns = {"input": "file", "label": "shade"}
+    sections = {"kind": "regression", "labels": [], "export": {"interval": 0.8}}
+    task = write_task(tmp_path, backbone, data={"files": ["rows.csv"], "columns": columns}, **sections)
+    manifest = fine_tune(task, read_dataset(task), tmp_path / "run", version="v1")
+    assert manifest.baselines["the mean"]["gain/mae"].low > 0
+    assert {"colour histogram, linear", "frozen backbone, linear"} <= manifest.baselines.keys()
+    folder = version_folder(tmp_path / "run")
+    proof = Proof.load(folder)
+    assert all(one.picture and one.picture.startswith("data:image/jpeg;base64,") for one in proof.mistakes)
+    assert "says a number of each image" in (folder / "report.html").read_text()
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    preprocessor = ImagePreprocessor.load(folder)
+    for example in read_golden(folder):
+        (answers,) = session.run(["value"], preprocessor.collate(preprocessor.encode([example["input"]])))
+        np.testing.assert_allclose(answers[0], example["by_precision"]["fp32"], atol=1e-4)
 
 
 def test_reviewed_pictures_are_found_where_they_are_kept(tmp_path: Path) -> None:
