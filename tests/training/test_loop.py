@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from regraft.errors import ConfigError
 from regraft.task import Task, Training
+from tests.training.test_regression import SPREAD, rated, write_numbers
 from training import loop
 from training.backbone import open_backbone, open_preprocessor
 from training.clock import Clock
@@ -21,7 +22,6 @@ from training.network import Hidden, Network
 from training.optimizer import make_optimizer, set_learning_rate
 from training.progress import Point, Progress
 from training.stages import Stage
-from training.targets import target_of
 from training.text import TextEncoder
 
 
@@ -31,10 +31,9 @@ class Bench:
     def __init__(self, task: Task, folder: Path, **settings: object) -> None:
         self.settings, self.folder = task.training.model_copy(update={"epochs": 2} | settings), folder
         card = open_backbone(task.backbone)
-        self.network = Network(TextEncoder.load(card), labels=3, frozen=0.75, seed=0, adapter=self.settings.adapter)
-        parts = read_dataset(task).parts
-        self.target = target_of(task, parts.train)
-        source = Source(task, card, open_preprocessor(task, card), parts)
+        source = Source(task, card, open_preprocessor(task, card), read_dataset(task).parts)
+        self.target, adapter = source.target, self.settings.adapter
+        self.network = Network(TextEncoder.load(card), labels=self.target.width, frozen=0.75, seed=0, adapter=adapter)
         self.reader = Reader(source, self.network, torch.float32, folder, Clock())
 
     def fit(self, *stages: Stage) -> Progress:
@@ -301,3 +300,20 @@ def test_material_weights_count(task: Task, tmp_path: Path) -> None:
 
     fit(bench.network, [Stage(3, 1, 2e-2)], only_first_label, bench.rules, tmp_path)
     assert bench.network.head.bias.argmax() == 0
+
+
+def test_a_run_over_numbers_is_judged_by_their_error_and_ends_the_same_when_stopped(
+    tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = Task.load(write_numbers(tmp_path, backbone, rated(300)))
+    straight = Bench(task, tmp_path / "whole").fit(*TWO_STAGES)
+    monkeypatch.setattr(loop, "train_batch", stopping_at([9, 31]))
+    for _ in range(2):
+        with pytest.raises(Killed):
+            Bench(task, tmp_path / "stopped").fit(*TWO_STAGES)
+    again = Bench(task, tmp_path / "stopped").fit(*TWO_STAGES)
+    assert again.curve == straight.curve
+    best = max(straight.curve, key=lambda point: (point.reached, -point.validation_loss))
+    assert straight.best_step == best.step
+    assert best.reached == -best.validation["mae"] > -SPREAD
+    assert set(best.validation) == {"mae", "rmse", "r2"}
