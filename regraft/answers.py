@@ -141,8 +141,8 @@ class Numbers(BaseModel, Accepting):
         return float((np.abs(one - other) / np.array([unit, unit, unit, 1.0])).max())
 
     def said(self, row: Sequence[float]) -> Said:
-        value, low, high, confidence = row
-        return Said(f"{value:.7g}", confidence, interval=(low, high))
+        value, low, high = (f"{one:.7g}" for one in row[:3])  # more digits float32 has not
+        return Said(value, row[3], interval=(float(low), float(high)))
 
     def series(self, label: str) -> str:
         del label
