@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from training.targets import Target
 
 OPSET = 18
 FP32 = "model.onnx"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,13 @@ def write_golden(
 
 def spread_by_length(texts: Sequence[str], count: int) -> list[str]:
     """`count` of them, from the shortest to the longest."""
-    ordered = sorted(set(texts), key=lambda text: (len(text), text))
-    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
-    return [ordered[place] for place in places]
+    return spread(sorted(set(texts), key=lambda text: (len(text), text)), count)
+
+
+def spread(things: Sequence[T], count: int) -> list[T]:
+    """`count` of them, from the first to the last."""
+    places = np.linspace(0, len(things) - 1, min(count, len(things))).round().astype(int)
+    return [things[place] for place in places]
 
 
 def _in_pytorch(model: Exported, preprocessor: Preprocessor, encodings: Sequence[Any]) -> Scores:

@@ -10,6 +10,8 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.padding import pad_same_arg
 from torch import Tensor, nn
 
 from regraft.errors import ConfigError
@@ -30,6 +32,7 @@ class ImageEncoder(Encoder):
         super().__init__()
         probe = torch.rand(1, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0))
         model.eval()
+        _fix_padding(model, probe)
         stem, layers = _anatomy(model)
         if layers and _is_row(model, [*stem, *layers], probe):
             self.stem: nn.Module = nn.Sequential(*stem)
@@ -99,6 +102,37 @@ class _Pooled(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         pooled: Tensor = self.model.forward_head(self.model.forward_features(pixels), pre_logits=True)
         return pooled[:, :, None, None]
+
+
+class _Padded(nn.Conv2d):
+    """A convolution that pads as TensorFlow does, for inputs of one size: its padding is known, where timm's reckons
+    anew for each input, which no graph optimiser gets rid of."""
+
+    def __init__(self, conv: Conv2dSame, side: Sequence[int]) -> None:
+        window = {"kernel_size": conv.kernel_size, "stride": conv.stride, "dilation": conv.dilation}
+        super().__init__(conv.in_channels, conv.out_channels, groups=conv.groups, **window)  # type: ignore[arg-type]
+        self.weight, self.bias = conv.weight, conv.bias
+        self.edges = pad_same_arg(list(side), *(list(one) for one in window.values()))  # left, right, top, bottom
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(maps, self.edges, value=0.0))
+
+
+def _fix_padding(model: nn.Module, probe: Tensor) -> None:
+    """For inputs of the size of `probe`."""
+    sides: dict[nn.Module, Sequence[int]] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        sides[module] = inputs[0].shape[-2:]
+
+    ways = {name: module for name, module in model.named_modules() if isinstance(module, Conv2dSame)}
+    hooks = [module.register_forward_pre_hook(note) for module in ways.values()]
+    with torch.no_grad():
+        model(probe)
+    for hook in hooks:
+        hook.remove()
+    for name, module in ways.items():
+        model.set_submodule(name, _Padded(module, sides[module]))
 
 
 def _anatomy(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -130,13 +130,16 @@ class Network(nn.Module):
 
     def suffix(self, hidden: Hidden) -> Output:
         """Hidden states at the boundary -> pooled vector and logits."""
-        last = self.encoder.run(hidden, range(self.boundary, len(self.encoder.layers)))
+        return self._output(self.encoder.run(hidden, range(self.boundary, len(self.encoder.layers))))
+
+    def forward(self, *inputs: Tensor) -> Output:
+        """Without a cut, which an exported graph would keep as changes of shape."""
+        return self._output(self.encoder.run(self.encoder.embed(*inputs), range(len(self.encoder.layers))))
+
+    def _output(self, last: Hidden) -> Output:
         pooled = self.encoder.pool(last)
         adapted = self.adapter(pooled)
         return Output(pooled, adapted, self.head(self.dropout(adapted)))
-
-    def forward(self, *inputs: Tensor) -> Output:
-        return self.suffix(self.prefix(*inputs))
 
     def learning_mode(self, on: bool) -> None:
         """Dropout works and batch statistics move above the boundary alone: below it the function stays the same."""

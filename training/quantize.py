@@ -67,6 +67,8 @@ def _channel_sizes(
     model: ModelProto, names: list[str], batches: Iterable[Mapping[str, NDArray[np.int64]]]
 ) -> dict[str, NDArray[np.float32]]:
     """The largest magnitude in each channel of these activations."""
+    if not names:
+        return {}
     probed = ModelProto()
     probed.CopyFrom(model)
     probed.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)

@@ -32,6 +32,7 @@ from training.export import (
     Exported,
     check_parity,
     principal_components,
+    spread,
     spread_by_length,
     write_golden,
     write_onnx,
@@ -97,7 +98,7 @@ def fine_tune(
 
     with clock.step("choose the precision"):
         truth = target.truth(parts.validation)
-        sizes = preprocessor.encode(texts(parts.train[: artifacts.CALIBRATION]))
+        sizes = preprocessor.encode(texts(spread(parts.train, artifacts.CALIBRATION)))  # which may lie by label
         choice = artifacts.choose(out, preprocessor, encodings, truth, task.export, parity, sizes, target)
         chosen, serves, on_gpu = choice
         scorers = {name: Scorer(out / one.file, preprocessor) for name, one in chosen.items() if one.kept}

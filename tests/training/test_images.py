@@ -176,7 +176,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> tuple[P
 def test_a_version_for_images_holds_all_that_one_for_texts_does(trained: tuple[Path, Task, Manifest]) -> None:
     folder, _, manifest = trained
     version = folder / "home" / "versions" / "v1"
-    assert (manifest.input, manifest.serve_cpu) == ("image", "fp32")
+    assert (manifest.input, set(manifest.artifacts)) == ("image", {"fp32", "int8"})
     assert manifest.test["accuracy"].value > 0.8
     assert set(manifest.baselines) >= {"majority label", "colour histogram, linear", "frozen backbone, linear"}
     proof = Proof.load(version)
@@ -187,7 +187,8 @@ def test_a_version_for_images_holds_all_that_one_for_texts_does(trained: tuple[P
     assert tuple(dict(reference[0]["facts"])) == FACTS
     preprocessor = ImagePreprocessor.load(version)
     assert preprocessor.spec.crop == 0.9
-    session = onnxruntime.InferenceSession(str(version / "model.onnx"), providers=["CPUExecutionProvider"])
+    serves = str(version / manifest.artifacts[manifest.serve_cpu].file)
+    session = onnxruntime.InferenceSession(serves, providers=["CPUExecutionProvider"])
     for example in read_golden(version):
         (probabilities,) = session.run(["probabilities"], preprocessor.collate(preprocessor.encode([example["input"]])))
         np.testing.assert_allclose(probabilities[0], example["by_precision"]["fp32"], atol=1e-5)
