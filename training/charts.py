@@ -124,10 +124,7 @@ def robustness(curves: Sequence[Curve]) -> str:
                 )
                 values = [f.value for f in figures]
                 axes.plot(places, values, color=color, marker="o", markersize=4, label=FIGURES[metric])
-            severities = [
-                point.severity.replace(" of ", "\nof ").replace("first ", "first\n") for point in curve.points
-            ]
-            axes.set_xticks(places, [name.replace("as it is", "as\nit is") for name in severities], fontsize=8)
+            axes.set_xticks(places, [_short(point.severity) for point in curve.points], fontsize=8)
             axes.set_title(curve.change, fontsize=9, loc="left")
             axes.set_ylim(*_scale(names[0]))
             if _scale(names[0])[1] == 1:
@@ -175,6 +172,12 @@ def widths(held: Held) -> str:
 def _scale(figure: str) -> tuple[float | None, float | None]:
     """Shares from 0 to 1; errors and losses from 0; what is explained may be less than nothing."""
     return {"accuracy": (0, 1), "macro_f1": (0, 1), "r2": (None, 1)}.get(figure, (0, None))
+
+
+def _short(severity: str) -> str:
+    """Its number, as the table beside says of what; "all lower" has none, and room."""
+    number = re.search(r"\d+%?", severity)
+    return number[0] if number else severity.replace("as it is", "as\nit is")
 
 
 def _bins(axes: Axes, bins: Sequence[Bin], name: str, color: str) -> None:

@@ -30,7 +30,7 @@ class Conflict:
 
     def __str__(self) -> str:
         said = "; ".join(f"{label} at {', '.join(places)}" for label, places in self.labels.items())
-        return f"{self.input[:60]!r} is {said}"
+        return f"{self.input} is {said}"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _conflict(rows: Sequence[Row]) -> Conflict:
     labels: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         labels[row.label].append(row.place)
-    return Conflict(rows[0].input, dict(labels))
+    return Conflict("one picture" if rows[0].content else repr(rows[0].input[:60]), dict(labels))
 
 
 def _too_many_bad(task: Task, table: Table) -> list[str]:

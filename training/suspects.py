@@ -35,10 +35,9 @@ class Suspect(NamedTuple):
     own: float  # of the label that the row has
 
     def __str__(self) -> str:
-        return (
-            f"{self.row.place}: {self.row.input[:60]!r} is {self.row.label!r}; {self.likelier!r} is likelier"
-            f" ({self.probability:.2f} against {self.own:.2f})"
-        )
+        row = self.row
+        what = row.place if row.content else f"{row.place}: {row.input[:60]!r}"  # of a picture the place says enough
+        return f"{what} is {row.label!r}; {self.likelier!r} is likelier ({self.probability:.2f} against {self.own:.2f})"
 
 
 class Outlier(NamedTuple):
