@@ -86,6 +86,22 @@ class Data(Section):
     maximum_bad_rows: Fraction = Field(0.01, description="training stops when more than this share of rows is bad")
 
 
+class Augment(Section):
+    """How training pictures are changed, each by a random amount up to these; 0 switches a change off."""
+
+    views: int = Field(
+        0, ge=0, le=20, description="changed views of each picture; an epoch takes them, or it itself, in turn"
+    )
+    flip: bool = Field(
+        False, description="left and right exchanged in half of the views; not where sides mean something, as in words"
+    )
+    rotation: float = Field(10.0, ge=0, le=180, description="degrees, either way")
+    zoom: Fraction = Field(0.1, description="nearer or further by this share")
+    shift: Annotated[float, Field(ge=0, le=0.5)] = Field(0.05, description="share of the side, in any direction")
+    colour: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of contrast, brightness and saturation")
+    noise: Fraction = Field(0.01, description="standard deviation, as a share of what a pixel may be")
+
+
 class Training(Section):
     """The staged fine-tuning."""
 
@@ -113,6 +129,7 @@ class Training(Section):
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of tokens left out at random, in training alone"
     )
+    augment: Augment = Augment()
     validate_every: int = Field(50, ge=1, description="batches between validations")
     patience: int | None = Field(4, ge=1, description="validations without improvement before a stage ends early")
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -5,7 +5,7 @@ backbone (or the version that serves) -> stages -> the better of the two on the 
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from torch import Tensor
 from regraft.errors import ConfigError
 from regraft.preprocessing import Preprocessor
 from regraft.task import Task
-from training import precision
+from training import augment, precision
 from training.backbone import BackboneCard
 from training.cache import HiddenStates, hidden_states
 from training.clock import Clock
@@ -62,6 +62,10 @@ class Reader(NamedTuple):
     team: Team = ALONE
 
     def hidden(self, name: str, rows: list[Row]) -> HiddenStates:
+        return self._run(name, self.source.preprocessor.encode([row.input for row in rows]))
+
+    def _run(self, name: str, encodings: Sequence[Any], shares: int = 1) -> HiddenStates:
+        """The memory that may be used is parted in so many shares."""
         # Files are named after the boundary: those of the stage before may still be mapped.
         file = self.folder / f"{name}-{self.network.boundary}.hidden"
         if self.team.is_main:
@@ -70,22 +74,30 @@ class Reader(NamedTuple):
         return hidden_states(
             self.network,
             self.source.preprocessor,
-            self.source.preprocessor.encode([row.input for row in rows]),
+            encodings,
             dtype=self.dtype,
-            cache_bytes=self.source.task.training.cache_bytes,
+            cache_bytes=self.source.task.training.cache_bytes // shares,
             file=file,
             team=self.team,
         )
 
-    def examples(self, name: str, rows: list[Row]) -> Examples:
+    def examples(self, name: str, rows: list[Row], *, augmented: bool = False) -> Examples:
+        """`augmented` adds other views of the same rows, where the task asks for them."""
+        encodings = self.source.preprocessor.encode([row.input for row in rows])
+        others = augment.views_of(rows, encodings, self.source.task.training) if augmented else []
+        hidden, *rest = (
+            self._run(f"{name}.{number}" if number else name, seen, 1 + len(others))
+            for number, seen in enumerate([encodings, *others])
+        )
         weights = torch.tensor([self.source.weights.get(row.id, 1.0) for row in rows])
         target = self.source.target
-        return Examples(self.hidden(name, rows), target.taught(target.truth(rows)), weights)
+        return Examples(hidden, target.taught(target.truth(rows)), weights, tuple(rest))
 
     def material(self) -> Material:
         with self.clock.step("run the frozen layers"):
             parts = self.source.parts
-            return Material(self.examples("train", parts.train), self.examples("validation", parts.validation))
+            train = self.examples("train", parts.train, augmented=True)
+            return Material(train, self.examples("validation", parts.validation))
 
 
 @dataclass(frozen=True)

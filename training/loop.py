@@ -51,6 +51,16 @@ class Examples(NamedTuple):
     hidden: HiddenStates
     labels: Tensor  # (examples,) as the target has them taught: places of labels, or numbers in deviations
     weights: Tensor  # (examples,) how much each counts in training
+    views: tuple[HiddenStates, ...] = ()  # of the same examples, changed a little, and all of one size
+
+    def batch(self, indices: Sequence[int], epoch: int) -> Hidden:
+        """Each as it is or as one of its views shows it, in turn; so no batch is all changed, which batch statistics
+        would learn."""
+        if not self.views:
+            return self.hidden.batch(indices)
+        ways = (self.hidden, *self.views)
+        shown = [ways[(epoch + index) % len(ways)].batch([index]) for index in indices]
+        return Hidden(*(torch.cat(parts) for parts in zip(*shown, strict=True)))
 
 
 class Material(NamedTuple):
@@ -131,7 +141,7 @@ def run_stage(
             epoch, position = divmod(done, per_epoch)
             for batch in epoch_batches(train.hidden.lengths, settings, (progress.stage, epoch))[position:]:
                 rate = set_learning_rate(optimizer, stage, done, per_epoch, settings, progress.damping)
-                train_batch(network, stage, train, batch, optimizer, rules, seen, progress)
+                train_batch(network, stage, train, batch, epoch, optimizer, rules, seen, progress)
                 done = progress.step - progress.stage_start
                 bar.update()
                 if done in due:
@@ -205,6 +215,7 @@ def train_batch(
     stage: Stage,
     train: Examples,
     indices: list[int],
+    epoch: int,
     optimizer: torch.optim.Optimizer,
     rules: Rules,
     seen: Seen,
@@ -220,7 +231,7 @@ def train_batch(
     if not mine:  # fewer rows than processes: take part, and add nothing
         mine, shares = indices[:1], torch.zeros(1)
     truth = train.labels[mine].to(device)
-    hidden = without_some(train.hidden.batch(mine).to(device), rules.settings.token_dropout)
+    hidden = without_some(train.batch(mine, epoch).to(device), rules.settings.token_dropout)
     with computing(rules.dtype, device):
         output = network.suffix(hidden)
     losses = contrastive(output.adapted, truth) if contrasts else rules.loss.of(output.logits, truth)
