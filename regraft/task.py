@@ -42,6 +42,14 @@ class Backbone(Section):
     accept_licence: str | None = Field(
         None, description="the licence to accept by name where it is not a permissive one"
     )
+    channels: Literal[1, 3, 4] | None = Field(
+        None,
+        description="of pictures (grey, colours, and alpha), where the network has seen others: it is fitted to them",
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, description="of each channel, of values from 0 to 1; None: the backbone's"
+    )
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(None, description="likewise")
 
     def found_from(self, folder: Path) -> Self:
         """With the whole path, where it is a folder of `folder`."""
@@ -346,6 +354,10 @@ class Task(Section):
             raise ValueError("data.validation and data.test leave nothing to train on")
         if self.data.split == "time" and self.data.columns.time is None:
             raise ValueError("data.split: time needs data.columns.time")
+        if self.input != "image" and (self.backbone.channels or self.backbone.mean or self.backbone.std):
+            raise ValueError("backbone.channels, mean and std are for pictures")
+        if self.input != "image" and self.training.augment.views:
+            raise ValueError("training.augment.views: only pictures have views; of texts tokens are left out at random")
         if self.drift.minimum > self.drift.window:
             raise ValueError("drift.minimum must not exceed drift.window")
         return self

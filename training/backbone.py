@@ -74,7 +74,7 @@ def open_backbone(backbone: Backbone) -> BackboneCard:
         and backbone.accept_licence == (licence or "unknown"),
         model_type=config.model_type,
         training_data=tuple(map(str, card.get("datasets") or ())),
-        input_format=_input_format(config),
+        input_format=_input_format(config) + (f", fitted to {backbone.channels}" if backbone.channels else ""),
         bytes=sum(file.stat().st_size for file in weights),
     )
 

@@ -42,7 +42,7 @@ def _backbone(task: Task, train: list[Row]) -> list[str]:
     if not train:
         return card.lines()
     if task.input == "image":
-        spec = open_image_files(card.folder, task.serving.max_pixels).spec
+        spec = open_image_files(card.folder, task.serving.max_pixels, task.backbone).spec
         return card.lines() + image_shift([read_image(row.input) for row in train[:IMAGES]], spec).notes()
     limit = open_preprocessor(task, card).spec.max_tokens
     return card.lines() + text_shift([row.input for row in train], open_tokenizer(card), limit).notes(limit)

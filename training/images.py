@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import pad_same_arg
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from regraft.errors import ConfigError
@@ -57,6 +58,7 @@ class ImageEncoder(Encoder):
             model = timm.create_model(card.model_type, num_classes=0, in_chans=spec.channels, **options)
             files = sorted(card.folder.glob("*.safetensors"))
             weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+            _fit_channels(weights, model, timm_config(card.folder)["pretrained_cfg"]["input_size"][0], spec.channels)
             missing, _ = model.load_state_dict(weights, strict=False)
         except Exception as error:  # timm raises many kinds
             raise ConfigError(f"the backbone {card.source} cannot be loaded: {error}") from error
@@ -116,6 +118,13 @@ class _Padded(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         return super().forward(nn.functional.pad(maps, self.edges, value=0.0))
+
+
+def _fit_channels(weights: dict[str, Tensor], model: Any, seen: int, wanted: int) -> None:
+    """Of weights for `seen` channels make those for `wanted`: the first convolution's are summed, or repeated."""
+    first = model.pretrained_cfg.get("first_conv") or ()
+    for name in (first,) if isinstance(first, str) else first:
+        weights[f"{name}.weight"] = adapt_input_conv(wanted, weights[f"{name}.weight"], seen)
 
 
 def _fix_padding(model: nn.Module, probe: Tensor) -> None:

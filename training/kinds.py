@@ -13,7 +13,7 @@ from training.vision import VisionEncoder
 def preprocessor_of(task: Task, card: BackboneCard) -> Preprocessor:
     """The backbone's own, with the task's limits; over texts, or over the places of images. Raises ConfigError."""
     if task.input == "image":
-        return open_image_files(card.folder, task.serving.max_pixels)
+        return open_image_files(card.folder, task.serving.max_pixels, task.backbone)
     return open_preprocessor(task, card)
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from regraft.errors import ConfigError, InvalidInput
 from regraft.inputs import reference_of
 from regraft.preprocessing import ImagePreprocessor, ImageSpec
-from regraft.preprocessing.image import check_whole
+from regraft.preprocessing.image import MODES, check_whole
+from regraft.task import Backbone
 
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # as Pillow counts them
 
@@ -66,11 +67,22 @@ def check_file(given: str, folder: Path, max_pixels: int) -> tuple[str, str]:
     return place, reference_of(content)
 
 
-def open_image_files(folder: Path, max_pixels: int) -> ImageFiles:
-    """As the network in `folder` was trained: size, normalisation, cut. Raises ConfigError where it does not say so."""
+def open_image_files(folder: Path, max_pixels: int, backbone: Backbone | None = None) -> ImageFiles:
+    """As the network in `folder` was trained: size, normalisation, cut; but for what the task says of its `backbone`.
+
+    Raises ConfigError where neither says so, or it takes what no image file holds.
+    """
     config = timm_config(folder)
     try:
         told = _as_timm_says(config["pretrained_cfg"]) if config else _as_transformers_says(folder)
+        if backbone:
+            told |= _as_task_says(backbone, told)
+        if told["channels"] not in MODES:
+            count = told["channels"]
+            raise ConfigError(
+                f"the backbone in {folder} takes images of {count} channels, image files have 1, 3 or 4: set"
+                " backbone.channels to what yours have, and it is fitted to them"
+            )
         spec = ImageSpec(**told, max_pixels=max_pixels)
     except (KeyError, ValueError, TypeError, OSError) as error:
         message = f"the backbone in {folder} does not say how timm or transformers prepares its images: {error!r}"
@@ -90,6 +102,20 @@ def _as_timm_says(config: dict[str, Any]) -> dict[str, Any]:
         "mean": tuple(config["mean"]),
         "std": tuple(config["std"]),
     }
+
+
+def _as_task_says(backbone: Backbone, told: dict[str, Any]) -> dict[str, Any]:
+    """For channels that the network has not seen, its mean and deviation are what its own have on average."""
+    channels = backbone.channels or told["channels"]
+
+    def fitted(values: tuple[float, ...]) -> tuple[float, ...]:
+        return values if len(values) == channels else (sum(values) / len(values),) * channels
+
+    mean, std = backbone.mean or fitted(told["mean"]), backbone.std or fitted(told["std"])
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise ConfigError(f"backbone.{name} has {len(values)} numbers for {channels} channels")
+    return {"channels": channels, "mean": mean, "std": std}
 
 
 def _as_transformers_says(folder: Path) -> dict[str, Any]:

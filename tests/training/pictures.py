@@ -13,24 +13,24 @@ from tests.images import pixels
 COLOURS = {"red": (255, 60, 60), "green": (60, 255, 60), "blue": (60, 60, 255)}
 
 
-def save_image_backbone(folder: Path, name: str = "test_efficientnet", side: int = 32) -> Path:
+def save_image_backbone(folder: Path, name: str = "test_efficientnet", side: int = 32, channels: int = 3) -> Path:
     """A timm folder with random weights: configuration, safetensors, model card."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(7)
-    model = timm.create_model(name, num_classes=5).train()
+    model = timm.create_model(name, num_classes=5, in_chans=channels).train()
     with torch.no_grad():
         for _ in range(20):  # so that the running statistics are those of what comes through
-            model(torch.rand(16, 3, side, side) * 2 - 1)
+            model(torch.rand(16, channels, side, side) * 2 - 1)
     config = {
         "architecture": name,
         "num_classes": 5,
         "pretrained_cfg": {
-            "input_size": [3, side, side],
+            "input_size": [channels, side, side],
             "interpolation": "bilinear",
             "crop_pct": 0.9,
             "crop_mode": "center",
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
+            "mean": [0.5] * channels,
+            "std": [0.5] * channels,
             "num_classes": 5,
             "license": "apache-2.0",
         },

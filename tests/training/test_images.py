@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from regraft.inputs import InputStore, reference_of
 from regraft.preprocessing import ImagePreprocessor, ImageSpec
 from regraft.preprocessing.image import FACTS
 from regraft.settings import Settings
-from regraft.task import Task
+from regraft.task import Backbone, Task
 from regraft.versions import Manifest, VersionStore, read_golden
 from tests.images import file_of, picture, pixels, png
 from tests.training.pictures import COLOURS, save_image_backbone, save_pictures
@@ -45,7 +46,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_image_backbone(tmp_path_factory.mktemp("backbone"))
 
 
-def write_task(folder: Path, backbone: Path, **sections: Any) -> Task:
+def write_task(folder: Path, backbone: Path, /, **sections: Any) -> Task:
     task = {
         "name": "colours",
         "input": "image",
@@ -119,6 +120,71 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     card = open_backbone(task.backbone)
     with pytest.raises(ConfigError, match=r"cannot be loaded|lacks weights"):
         encoder_of(card, preprocessor_of(task, card))
+
+
+def test_a_network_of_grey_pictures_goes_from_training_to_answers(tmp_path: Path) -> None:
+    backbone = save_image_backbone(tmp_path / "grey", channels=1)
+    for label, shade in (("dark", 40), ("light", 200)):
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for number in range(20):
+            grey = Image.fromarray(pixels(number, height=40, width=40)).convert("L")
+            blended = Image.blend(grey, Image.new("L", grey.size, shade), 0.7)
+            blended.save(tmp_path / "pictures" / label / f"{number}.png")
+    training = {"epochs": 6, "stages": 1, "few_shot": "off", "learning_rate": 1e-2, "precision": "fp32"}
+    task = write_task(tmp_path, backbone, labels=["dark", "light"], training=training, report={"robustness_rows": 4})
+    manifest = fine_tune(task, read_dataset(task), tmp_path / "run", version="v1")
+    assert manifest.test["accuracy"].value > 0.8
+    version = version_folder(tmp_path / "run")
+    preprocessor = ImagePreprocessor.load(version)
+    assert (preprocessor.spec.channels, preprocessor.spec.mean) == (1, (0.5,))
+    session = onnxruntime.InferenceSession(str(version / "model.onnx"), providers=["CPUExecutionProvider"])
+    light = file_of(Image.new("RGB", (50, 30), (210, 200, 190)))
+    (answer,) = session.run(["probabilities"], preprocessor.collate(preprocessor.encode([light])))
+    assert answer.argmax() == 1
+
+
+def test_a_network_of_coloured_pictures_is_fitted_to_grey_ones(tmp_path: Path, backbone: Path) -> None:
+    source = {"source": str(backbone)}
+    coloured = write_task(tmp_path, backbone)
+    grey = write_task(tmp_path, backbone, backbone=source | {"channels": 1, "mean": [0.5], "std": [0.5]})
+    vectors = []
+    for task in (coloured, grey):
+        card = open_backbone(task.backbone)
+        preprocessor = preprocessor_of(task, card)
+        file = tmp_path / "grey.png"
+        Image.fromarray(pixels(3)).convert("L").save(file)
+        tensors = preprocessor.collate(preprocessor.encode([str(file)]))
+        assert tensors["pixels"].shape[1] == (task.backbone.channels or 3)
+        network = Network(encoder_of(card, preprocessor), labels=3, frozen=0.5, seed=0)
+        network.learning_mode(on=False)
+        vectors.append(network(torch.from_numpy(tensors["pixels"])).pooled)
+    torch.testing.assert_close(vectors[0], vectors[1], atol=1e-4, rtol=1e-4)
+    assert open_backbone(grey.backbone).input_format == "images of 32 pixels in 3 channels, fitted to 1"
+
+
+def test_channels_that_no_file_holds_and_means_that_do_not_fit_are_refused(tmp_path: Path, backbone: Path) -> None:
+    six = save_image_backbone(tmp_path / "six", channels=6)
+    with pytest.raises(ConfigError, match="takes images of 6 channels, image files have 1, 3 or 4"):
+        preprocessor_of(write_task(tmp_path, six), open_backbone(Backbone(source=str(six))))
+    fitted = write_task(tmp_path, six, backbone={"source": str(six), "channels": 3})
+    assert preprocessor_of(fitted, open_backbone(fitted.backbone)).spec.channels == 3  # type: ignore[attr-defined]
+    wrong = write_task(tmp_path, backbone, backbone={"source": str(backbone), "mean": [0.5, 0.5]})
+    with pytest.raises(ConfigError, match=r"backbone\.mean has 2 numbers for 3 channels"):
+        preprocessor_of(wrong, open_backbone(wrong.backbone))
+    with pytest.raises(ConfigError, match=r"backbone\.channels, mean and std are for pictures"):
+        write_task(tmp_path, backbone, input="text", backbone={"source": "x", "channels": 1})
+
+
+def test_a_network_of_the_hub_is_one_like_any_other(
+    tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "0123abc"
+    shutil.copytree(backbone, snapshot)
+    monkeypatch.setattr("training.backbone.snapshot_download", lambda *_, **__: str(snapshot))
+    task = write_task(tmp_path, backbone, backbone={"source": "timm/test_efficientnet.r160_in1k"})
+    card = open_backbone(task.backbone)
+    assert (card.revision, card.licence, card.model_type) == ("0123abc", "apache-2.0", "test_efficientnet")
+    assert len(encoder_of(card, preprocessor_of(task, card)).layers) > 3
 
 
 def test_folders_are_labels_and_what_is_no_image_is_a_bad_row(tmp_path: Path, backbone: Path) -> None:
