@@ -5,9 +5,8 @@ bytes off the wire -> (key) -> (room) -> (type, size, time) -> handler -> bytes.
 machinery for reading and writing them is left out, since it would cost more than the rest of a request.
 """
 
-import asyncio
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
@@ -18,7 +17,6 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -112,8 +110,8 @@ class HotRoutes:
         return None, {}
 
 
-def json_response(answer: BaseModel, status: int = 200) -> Response:
-    return Response(answer.model_dump_json(), status, media_type="application/json")
+def json_response(answer: BaseModel | Mapping[str, Any], status: int = 200) -> Response:
+    return Response(to_json(answer), status, media_type="application/json")
 
 
 def parts_of(request: Request) -> Parts:
@@ -152,15 +150,18 @@ async def read_body(request: Request, limits: Serving, kinds: Collection[str] = 
         raise _too_large(limit)
     body = bytearray()
     try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for chunk in request.stream():
-                body += chunk
+        with parts_of(request).deadlines.within(limits.body_seconds):
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise MalformedRequest("the connection ended before the body did")
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
                 if len(body) > limit:
                     raise _too_large(limit)
     except TimeoutError as error:
         raise RequestTimeout(f"the body did not arrive within {limits.body_seconds:g} seconds") from error
-    except ClientDisconnect as error:
-        raise MalformedRequest("the connection ended before the body did") from error
     return bytes(body)
 
 

@@ -16,8 +16,9 @@ from regraft.errors import InvalidInput, RegraftError, VersionRefused
 from regraft.preprocessing import ImagePreprocessor, Preprocessor, fingerprint, load_preprocessor
 from regraft.task import Task
 from regraft.versions import Manifest, VersionStore, read_golden
-from service.batching import Batcher, BatchRun, Outputs, Score
+from service.batching import Batcher, BatchRun, Made, Outputs, Score
 from service.inputs import Input, Inputs
+from service.journal import Journal
 from service.sessions import Provider, Session
 
 INLINE_CHARACTERS = 10_000  # tokenised on the event loop, in a few milliseconds at most; more goes to a thread
@@ -61,6 +62,10 @@ class Model:
     async def score(self, encodings: Sequence[Any]) -> list[Score]:
         """Raises Overloaded, or what ONNX Runtime raised."""
         return await self._batcher.score(encodings)
+
+    async def log(self, encodings: Sequence[Any], made: Made, journal: Journal) -> bool:
+        """Whether what `made` makes of the scores, in a session's thread, is in the event log. Raises as `score`."""
+        return await self._batcher.log(encodings, made, journal)
 
     async def _decode(self, images: Inputs) -> Sequence[Any]:
         """Side by side in threads, as it takes milliseconds an image; the first that is none is named."""

@@ -13,6 +13,7 @@ from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import VersionStore
 from service.batching import BatchRun
+from service.deadlines import Deadlines
 from service.feedback import FeedbackBox
 from service.following import Following
 from service.gate import Gate
@@ -33,6 +34,7 @@ class Parts:
     task: Task
     guard: Guard
     gate: Gate
+    deadlines: Deadlines
     log: EventLog
     metrics: Metrics
     following: Following
@@ -50,16 +52,18 @@ class Parts:
         log = open_log(settings.log)
         metrics = Metrics(log)
         store = VersionStore(settings.versions, settings.home.resolve() / "cache")
+        deadlines = Deadlines()
+        journal = Journal(log, deadlines=deadlines)
         loading = partial(load, store, task=task, provider=settings.provider, on_batch=partial(_observe, metrics))
         memory = Memory(settings.home.resolve() / "release.json")
         following = Following(log, loading, metrics, memory, poll_seconds=settings.poll_seconds)
-        journal = Journal(log)
         keeper = Keeper(InputStore(settings.inputs)) if task.input == "image" else None
         spans = open_spans()
         return cls(
             task=task,
             guard=guard,
             gate=Gate(task.serving.max_requests),
+            deadlines=deadlines,
             log=log,
             metrics=metrics,
             following=following,
@@ -70,6 +74,7 @@ class Parts:
                 following,
                 journal if settings.durability != "off" else None,
                 metrics,
+                deadlines,
                 keeper=keeper,
                 wait_for_log=settings.durability != "relaxed",
                 spans=spans,

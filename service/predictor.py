@@ -5,20 +5,23 @@ request -> arm -> token ids -> batch -> scores (and, for the audited, the other 
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from regraft.answers import Answers
 from regraft.errors import DeadlineExceeded
-from regraft.events import CALLER, NAMED_VERSION, PredictionMade, Shadow
+from regraft.events import CALLER, NAMED_VERSION, Arm, PredictionMade, Shadow
 from regraft.ids import new_id
 from regraft.task import Task
 from service.batching import Score
+from service.deadlines import Deadline, Deadlines
 from service.following import Following
 from service.inputs import Input, Inputs, Keeper
-from service.journal import Journal
+from service.journal import PATIENCE_SECONDS, Journal
 from service.metrics import Metrics
 from service.models import Model
 from service.router import audited
@@ -59,6 +62,64 @@ class Answer:
     logged: bool | None
 
 
+@dataclass(eq=False)
+class Draft:
+    """A request that was put on an arm, on its way to its predictions. `drawn`: places of the inputs to be audited."""
+
+    request: PredictRequest
+    started: float  # by time.perf_counter, as all of these
+    ids: Sequence[str]
+    subject: str
+    arm: Arm
+    generation: int
+    model: Model
+    other: Model | None
+    rate: float
+    drawn: Sequence[int]
+    made_at: float = 0.0
+    scores: Sequence[Score] = ()
+    predictions: Sequence[PredictionMade] = ()
+
+    @property
+    def shadowed(self) -> Inputs:
+        """Inputs that the other arm is to score as well."""
+        return [self.request.inputs[index] for index in self.drawn] if self.other else []
+
+    def make(self, scores: Sequence[Score]) -> Sequence[PredictionMade]:
+        self.made_at = time.perf_counter()
+        metadata, latency_ms = self.request.logged_metadata, (self.made_at - self.started) * 1000
+        said = [self.model.answers.said(score.answers) for score in scores]
+        self.predictions = [
+            PredictionMade(
+                id=self.ids[index],
+                version=self.model.version,
+                arm=self.arm,
+                generation=self.generation,
+                subject=self.subject,
+                input=_text(self.request.inputs[index]),
+                label=said[index].label,
+                confidence=said[index].confidence,
+                probabilities=said[index].probabilities,
+                interval=said[index].interval,
+                features=tuple(score.features),
+                audit_probability=self.rate if index in self.drawn else None,
+                latency_ms=latency_ms,
+                metadata=metadata,
+                trace_id=self.request.trace_id,
+            )
+            for index, score in enumerate(scores)
+        ]
+        self.scores = scores
+        return self.predictions
+
+    def add_shadows(self, shadows: Sequence[Shadow | None]) -> None:
+        predictions = list(self.predictions)
+        for index, shadow in zip(self.drawn, shadows, strict=True):
+            if shadow is not None:
+                predictions[index] = predictions[index].model_copy(update={"shadow": shadow})
+        self.predictions = predictions
+
+
 class Predictor:
     def __init__(
         self,
@@ -66,6 +127,7 @@ class Predictor:
         following: Following,
         journal: Journal | None,
         metrics: Metrics,
+        deadlines: Deadlines,
         *,
         keeper: Keeper | None = None,
         wait_for_log: bool = True,
@@ -81,59 +143,53 @@ class Predictor:
         self._following = following
         self._journal = journal
         self._metrics = metrics
+        self._deadlines = deadlines
+        self._straight = journal if wait_for_log and keeper is None else None
 
     async def predict(self, request: PredictRequest) -> Answer:
         """Raises NotReady, NotFound, InvalidInput, Overloaded, DeadlineExceeded, or what the network raised."""
+        draft = self._draft(request)
+        logged: bool | None = False
+        try:
+            with self._deadlines.within(self._timeout) as deadline:
+                encodings = await draft.model.encode(request.inputs)
+                if self._straight is None or draft.shadowed:
+                    await self._score(draft, deadline, encodings)
+                    logged = await self._log(draft.predictions, request.inputs)
+                else:  # from the thread that scores to the log, and only then back to the event loop
+                    logged = await draft.model.log(encodings, partial(_made, draft, deadline), self._straight)
+        except TimeoutError as error:
+            if not draft.predictions:
+                raise DeadlineExceeded(f"no answer within {self._timeout:g} seconds") from error
+        self._count_unlogged(draft.predictions, logged)
+        if self._spans is not None:
+            self._spans.predicted(draft.scores, version=draft.model.version, arm=draft.arm, logging_since=draft.made_at)
+        self._observe(draft, time.perf_counter() - draft.started)
+        return Answer(draft.predictions, draft.model.answers, logged)
+
+    def _draft(self, request: PredictRequest) -> Draft:
+        """Raises NotReady, NotFound."""
         started = time.perf_counter()
         serving = self._following.serving
         ids = [new_id() for _ in request.inputs]
         subject = request.subject or ids[0]  # whoever is not named is somebody new, all of the request's inputs alike
         arm = serving.arm_of(request.version) if request.version else serving.arm_for(subject)
-        model, other = serving.model(arm), serving.other(arm)
+        other = serving.other(arm)
         rate = self._audit.experiment_rate if other else self._audit.rate
         drawn = [index for index, one in enumerate(ids) if audited(one, rate)]
+        return Draft(
+            request, started, ids, subject, arm, serving.release.generation, serving.model(arm), other, rate, drawn
+        )
+
+    async def _score(self, draft: Draft, deadline: Deadline, encodings: Sequence[Any]) -> None:
+        shadowing = _start_shadowing(draft.other, draft.shadowed)
         try:
-            async with asyncio.timeout(self._timeout):
-                encodings = await model.encode(request.inputs)
-                shadowing = _start_shadowing(other, [request.inputs[index] for index in drawn])
-                try:
-                    scores = await model.score(encodings)
-                    latency = time.perf_counter() - started
-                    shadows = dict(zip(drawn, await self._shadows(shadowing, len(drawn)), strict=True))
-                finally:
-                    if shadowing:
-                        shadowing.cancel()
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {self._timeout:g} seconds") from error
-        metadata, latency_ms = request.logged_metadata, latency * 1000
-        said = [model.answers.said(score.answers) for score in scores]
-        predictions = [
-            PredictionMade(
-                id=ids[index],
-                version=model.version,
-                arm=arm,
-                generation=serving.release.generation,
-                subject=subject,
-                input=_text(request.inputs[index]),
-                label=said[index].label,
-                confidence=said[index].confidence,
-                probabilities=said[index].probabilities,
-                interval=said[index].interval,
-                features=tuple(score.features),
-                audit_probability=rate if index in shadows else None,
-                shadow=shadows.get(index),
-                latency_ms=latency_ms,
-                metadata=metadata,
-                trace_id=request.trace_id,
-            )
-            for index, score in enumerate(scores)
-        ]
-        logging_since = time.perf_counter()
-        logged = await self._log(predictions, request.inputs)
-        if self._spans is not None:
-            self._spans.predicted(scores, version=model.version, arm=arm, logging_since=logging_since)
-        self._observe(predictions, model.answers, scores, time.perf_counter() - started)
-        return Answer(predictions, model.answers, logged)
+            draft.make(await draft.model.score(encodings))
+            deadline.extend(math.inf)  # what comes now has a patience of its own
+            draft.add_shadows(await self._shadows(shadowing, len(draft.drawn)))
+        finally:
+            if shadowing:
+                shadowing.cancel()
 
     async def _shadows(self, shadowing: asyncio.Task[list[Shadow]] | None, size: int) -> Sequence[Shadow | None]:
         """One for each audited input; None where there is no other arm, or it is slow or fails: no caller must tell."""
@@ -153,7 +209,6 @@ class Predictor:
         if self._keeper is not None:
             references = await self._keeper.keep(inputs)  # first, so that what the log refers to is there
             if references is None:
-                self._count_unlogged(predictions, logged=False)
                 return False
             kept = zip(predictions, references, strict=True)
             predictions = [one.model_copy(update={"input": reference}) for one, reference in kept]
@@ -162,23 +217,25 @@ class Predictor:
                 lambda logged: self._count_unlogged(predictions, logged.result())
             )
             return None
-        logged = await self._journal.append(predictions)
-        self._count_unlogged(predictions, logged)
-        return logged
+        return await self._journal.append(predictions)
 
-    def _count_unlogged(self, predictions: Sequence[PredictionMade], logged: bool) -> None:
-        if not logged:
+    def _count_unlogged(self, predictions: Sequence[PredictionMade], logged: bool | None) -> None:
+        if logged is False and self._journal is not None:
             self._metrics.unlogged.inc(len(predictions))
 
-    def _observe(
-        self, predictions: Sequence[PredictionMade], answers: Answers, scores: Sequence[Score], seconds: float
-    ) -> None:
-        metrics = self._metrics.of_answers(predictions[0].version, predictions[0].arm)
-        for prediction, score in zip(predictions, scores, strict=True):
-            metrics.predictions(answers.series(prediction.label)).inc()
+    def _observe(self, draft: Draft, seconds: float) -> None:
+        metrics = self._metrics.of_answers(draft.model.version, draft.arm)
+        for prediction, score in zip(draft.predictions, draft.scores, strict=True):
+            metrics.predictions(draft.model.answers.series(prediction.label)).inc()
             metrics.confidence.observe(prediction.confidence)
             metrics.queue_seconds.observe(score.queue_seconds)
         metrics.request_seconds.observe(seconds)
+
+
+def _made(draft: Draft, deadline: Deadline, scores: Sequence[Score]) -> Sequence[PredictionMade]:
+    """In a session's thread. From here on it is the log that is waited for."""
+    deadline.extend(PATIENCE_SECONDS)
+    return draft.make(scores)
 
 
 def _start_shadowing(other: Model | None, inputs: Inputs) -> asyncio.Task[list[Shadow]] | None:

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import cast
 
@@ -14,9 +15,12 @@ import numpy as np
 import pytest
 
 from regraft.errors import Overloaded
+from regraft.events import Event, FeedbackGiven
 from regraft.preprocessing import Encoding
-from service.batching import RUN_TOKENS, Batcher, BatchRun, Outputs, _Item, _parted
+from service.batching import RUN_TOKENS, Batcher, BatchRun, Outputs, Score, _Item, _parted
+from service.journal import Journal
 from tests.service.conftest import wait_until
+from tests.service.test_journal import FakeLog
 
 
 class FakeNetwork:
@@ -235,6 +239,72 @@ async def test_sessions_run_side_by_side() -> None:
 
     batcher = Batcher(run, sessions=2, max_batch=1, max_queue=10, on_batch=_ignore)
     await asyncio.gather(*(batcher.score([Encoding([1])]) for _ in range(2)))
+
+
+async def test_what_is_made_of_the_scores_is_in_the_log_when_the_caller_knows(bench: Bench) -> None:
+    log = FakeLog()
+    made: list[Event] = []
+    assert await bench.batcher.log([Encoding([1]), Encoding([2])], partial(_made, made), Journal(log))
+    assert log.commits == [made]
+    assert [event.key for event in made] == ["1", "2"]
+
+
+async def test_a_batch_is_logged_in_one_commit(bench: Bench) -> None:
+    log, made = FakeLog(), list[Event]()
+    journal = Journal(log)
+    busy = await bench.busy()
+    asked = [
+        asyncio.create_task(bench.batcher.log([Encoding([one])], partial(_made, made), journal)) for one in (1, 2, 3)
+    ]
+    await bench.settle()
+    bench.go_on()
+    assert await asyncio.gather(busy, *asked) == [[0], True, True, True]
+    assert log.commits == [made]
+
+
+async def test_a_disk_that_hangs_holds_up_no_session(bench: Bench) -> None:
+    log = FakeLog()
+    log.go_on.clear()
+    journal = Journal(log)
+    logging = [asyncio.create_task(bench.batcher.log([Encoding([one])], partial(_made, []), journal)) for one in (1, 2)]
+    for number in range(3, 6):
+        assert await bench.ask(number) == [number]
+    logging.append(asyncio.create_task(bench.batcher.log([Encoding([6])], partial(_made, []), journal)))
+    assert await bench.ask(7) == [7]
+    assert not any(one.done() for one in logging)
+    log.go_on.set()
+    assert await asyncio.gather(*logging) == [True] * 3
+
+
+async def test_nothing_is_logged_for_a_caller_who_gave_up(bench: Bench) -> None:
+    log = FakeLog()
+    bench.network.go_on.clear()
+    leaving = asyncio.create_task(bench.batcher.log([Encoding([1])], partial(_made, []), Journal(log)))
+    await asyncio.to_thread(bench.network.running.acquire)
+    leaving.cancel()
+    await bench.settle()
+    bench.go_on()
+    assert await bench.ask(2) == [2]
+    assert log.commits == []
+
+
+async def test_a_call_that_fails_logs_nothing_and_knows_why(bench: Bench) -> None:
+    log = FakeLog()
+    with pytest.raises(ValueError, match="below zero"):
+        await bench.batcher.log([Encoding([1]), Encoding([-1])], partial(_made, []), Journal(log))
+    with pytest.raises(ZeroDivisionError):
+        await bench.batcher.log([Encoding([1])], _defect, Journal(log))
+    assert log.commits == []
+
+
+def _made(made: list[Event], scores: Sequence[Score]) -> Sequence[Event]:
+    events = [FeedbackGiven(prediction_id=f"{score.answers[0]:g}", correct=True) for score in scores]
+    made += events
+    return events
+
+
+def _defect(_: Sequence[Score]) -> Sequence[Event]:
+    raise ZeroDivisionError
 
 
 async def test_nothing_keeps_a_batcher_in_memory_that_nobody_uses() -> None:

@@ -1,6 +1,7 @@
 """The request path without a transport: what is answered is what is logged."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -164,6 +165,20 @@ async def test_a_log_that_takes_nothing_does_not_keep_an_answer_back(
     assert not answer.logged
     assert parts.metrics.unlogged._value.get() == 2
     assert events_of(installation.log) == []
+
+
+async def test_while_the_disk_hangs_answers_come_after_a_while_and_say_that_they_are_not_logged(
+    parts: Parts, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "PATIENCE_SECONDS", 0.1)
+    append, go_on = parts.log.append, threading.Event()
+    monkeypatch.setattr(parts.log, "append", lambda events: go_on.wait(10) and append(events))
+    requests = [PredictRequest([f"text {number}"]) for number in range(20)]
+    answers = await asyncio.gather(*(parts.predictor.predict(one) for one in requests))
+    assert {answer.logged for answer in answers} == {False}
+    assert parts.metrics.unlogged._value.get() == 20
+    go_on.set()
+    assert (await parts.predictor.predict(requests[0])).logged
 
 
 async def test_with_relaxed_durability_answers_do_not_wait_for_the_log(
