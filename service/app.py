@@ -6,6 +6,7 @@ BentoML gives the worker processes, /livez, /readyz, /docs.json and the image.
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from service.http import HotRoutes
 from service.parts import Parts
 
 PARENT_SECONDS = 1.0
+COLLECT_EVERY = 20_000  # objects more; hardly any of a request's are in cycles, and a look at them costs each request
 SWITCH_SECONDS = 0.0005  # a session that is done should not stand idle for Python's 5 ms while the event loop is busy
 
 app = routes.build()
@@ -73,6 +75,8 @@ class Service:
         sys.setswitchinterval(SWITCH_SECONDS)
         await self.parts.start()
         gc.freeze()  # what there is now stays; no collection need look at it again
+        gc.set_threshold(COLLECT_EVERY)
+        logging.getLogger("uvicorn.access").propagate = False  # or a line is made for each request, and thrown away
         if self.grpc:
             await self.grpc.start()
         self.watching = asyncio.create_task(_follow_parent(os.getppid()))

@@ -3,12 +3,15 @@
 Made inside the service object: the directory that the processes share is set by then, and not yet at import.
 """
 
+import asyncio
 import os
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -26,13 +29,51 @@ _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-class Answers(NamedTuple):
-    """The metrics of the answers that one version gave on one arm."""
+class Tally(Histogram):
+    """A histogram that takes many values at once, for little more than one costs."""
 
-    predictions: Callable[[str], Counter]  # by label
-    confidence: Histogram
-    queue_seconds: Histogram
-    request_seconds: Histogram
+    def observe_all(self, values: Sequence[float]) -> None:
+        self._sum.inc(sum(values))
+        for bucket, count in Counts(bisect_left(self._upper_bounds, value) for value in values).items():
+            self._buckets[bucket].inc(count)
+
+
+class Answers:
+    """The metrics of the answers that one version gave on one arm. For one event loop: what is answered in one of its
+    turns, a batch as a rule, is counted together."""
+
+    def __init__(
+        self, predictions: Callable[[str], Counter], confidence: Tally, queue_seconds: Tally, request_seconds: Tally
+    ) -> None:
+        """`predictions` by label."""
+        self._predictions = cache(predictions)
+        self._confidence = confidence
+        self._queue_seconds = queue_seconds
+        self._request_seconds = request_seconds
+        self._labels: list[str] = []
+        self._confidences: list[float] = []
+        self._queued: list[float] = []
+        self._took: list[float] = []
+
+    def add(
+        self, labels: Iterable[str], confidences: Iterable[float], queued: Iterable[float], request_seconds: float
+    ) -> None:
+        """The predictions of one request."""
+        if not self._took:
+            asyncio.get_running_loop().call_soon(self._count)
+        self._labels += labels
+        self._confidences += confidences
+        self._queued += queued
+        self._took.append(request_seconds)
+
+    def _count(self) -> None:
+        for label, count in Counts(self._labels).items():
+            self._predictions(label).inc(count)
+        self._confidence.observe_all(self._confidences)
+        self._queue_seconds.observe_all(self._queued)
+        self._request_seconds.observe_all(self._took)
+        for one in (self._labels, self._confidences, self._queued, self._took):
+            one.clear()
 
 
 class Metrics:
@@ -82,7 +123,7 @@ class Metrics:
         found = self._answers.get((version, arm))
         if found is None:
             found = self._answers[version, arm] = Answers(
-                cache(lambda label: self.predictions.labels(version, arm, label)),
+                lambda label: self.predictions.labels(version, arm, label),
                 self.confidence.labels(version, arm),
                 self.queue_seconds.labels(version, arm),
                 self.request_seconds.labels(version, arm),
@@ -103,8 +144,8 @@ class Metrics:
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
         return Counter(name, about, labels, registry=self._registry)
 
-    def _histogram(self, name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(name, about, labels, buckets=buckets, registry=self._registry)
+    def _histogram(self, name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Tally:
+        return Tally(name, about, labels, buckets=buckets, registry=self._registry)
 
     def _gauge(self, name: str, about: str, mode: Literal["livemin", "livemax"] = "livemin") -> Gauge:
         return Gauge(name, about, multiprocess_mode=mode, registry=self._registry)

@@ -34,7 +34,7 @@ class _OipBody(Body):
 
 class OutputBody(_OipBody):
     name: str
-    parameters: dict[str, Any] = Field({})
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class InputBody(OutputBody):
@@ -45,11 +45,13 @@ class InputBody(OutputBody):
 
 class InferBody(_OipBody):
     id: str | None = None
-    parameters: dict[str, Any] = Field({}, description="subject, and metadata.* of any name")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="subject, and metadata.* of any name")
     inputs: list[InputBody] = Field(
         description="one tensor 'input': BYTES of shape [n] or [n, 1], or pixels, UINT8 of [n, height, width, channels]"
     )
-    outputs: list[OutputBody] = Field([], description="which of those that the model's metadata names; all unless said")
+    outputs: list[OutputBody] = Field(
+        default_factory=list, description="which of those that the model's metadata names; all unless said"
+    )
 
 
 def add_routes(app: FastAPI) -> None:

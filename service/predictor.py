@@ -224,12 +224,13 @@ class Predictor:
             self._metrics.unlogged.inc(len(predictions))
 
     def _observe(self, draft: Draft, seconds: float) -> None:
-        metrics = self._metrics.of_answers(draft.model.version, draft.arm)
-        for prediction, score in zip(draft.predictions, draft.scores, strict=True):
-            metrics.predictions(draft.model.answers.series(prediction.label)).inc()
-            metrics.confidence.observe(prediction.confidence)
-            metrics.queue_seconds.observe(score.queue_seconds)
-        metrics.request_seconds.observe(seconds)
+        series = draft.model.answers.series
+        self._metrics.of_answers(draft.model.version, draft.arm).add(
+            [series(one.label) for one in draft.predictions],
+            [one.confidence for one in draft.predictions],
+            [one.queue_seconds for one in draft.scores],
+            seconds,
+        )
 
 
 def _made(draft: Draft, deadline: Deadline, scores: Sequence[Score]) -> Sequence[PredictionMade]:

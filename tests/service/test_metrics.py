@@ -1,5 +1,6 @@
 """What the workers leave behind for Prometheus."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -33,6 +34,23 @@ def test_a_single_process_shows_its_metrics_without_a_shared_folder(log: SQLiteL
     metrics = Metrics(log)
     metrics.errors.labels("not_found").inc(3)
     assert b'regraft_errors_total{code="not_found"} 3.0' in metrics.render()
+
+
+async def test_answers_are_counted_together_and_each_in_its_bucket(log: SQLiteLog) -> None:
+    metrics = Metrics(log)
+    answers = metrics.of_answers("v1", "production")
+    answers.add(["good", "bad"], [0.5, 0.5625], [0.0, 0.002], 0.02)
+    answers.add(["good"], [0.9375], [20.0], 0.03)
+    await asyncio.sleep(0)
+    shown = metrics.render().decode()
+    for label, count in (("good", 2), ("bad", 1)):
+        assert f'regraft_predictions_total{{arm="production",label="{label}",version="v1"}} {count}.0' in shown
+    for le, count in (("0.4", 0), ("0.5", 1), ("0.6", 2), ("0.9", 2), ("0.95", 3)):
+        assert f'regraft_prediction_confidence_bucket{{arm="production",le="{le}",version="v1"}} {count}.0' in shown
+    assert 'regraft_prediction_confidence_sum{arm="production",version="v1"} 2.0' in shown
+    assert 'regraft_request_seconds_count{arm="production",version="v1"} 2.0' in shown
+    assert 'regraft_queue_seconds_bucket{arm="production",le="+Inf",version="v1"} 3.0' in shown
+    assert 'regraft_queue_seconds_bucket{arm="production",le="10.0",version="v1"} 2.0' in shown
 
 
 def test_what_waits_for_kafka_is_shown_and_how_long_it_has(tmp_path: Path) -> None:
