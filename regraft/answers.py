@@ -27,6 +27,7 @@ FIGURES = {
     "r2": "R²",
 }
 SHORT = {"accuracy": "accuracy", "macro_f1": "macro F1", "mae": "MAE", "rmse": "RMSE", "r2": "R²"}
+LONGEST = 100  # characters of what was given that a sentence repeats
 Columns = NDArray[np.floating[Any]]  # (..., columns of the graph's first output)
 LESS_IS_BETTER = frozenset({"mae", "rmse"})
 
@@ -71,7 +72,7 @@ class Labels(Accepting):
     def accept(self, given: object) -> str:
         """Raises ValueError for what is none of them."""
         if given not in self.names:
-            raise ValueError(f"unknown label {given!r}; the task has {', '.join(self.names)}")
+            raise ValueError(f"unknown label {_short(given)}; the task has {', '.join(self.names)}")
         return str(given)
 
     def as_task(self) -> dict[str, Any]:
@@ -120,13 +121,13 @@ class Numbers(BaseModel, Accepting):
     def accept(self, given: object) -> str:
         """Raises ValueError for what is no finite number, or out of range."""
         if isinstance(given, bool) or (isinstance(given, str) and "_" in given):
-            raise ValueError(f"{given!r} is no number")
+            raise ValueError(f"{_short(given)} is no number")
         try:
             value = float(given)  # type: ignore[arg-type]
         except (TypeError, ValueError, OverflowError):
-            raise ValueError(f"{given!r} is no number") from None
+            raise ValueError(f"{_short(given)} is no number") from None
         if not math.isfinite(value):
-            raise ValueError(f"{given!r} is no finite number")
+            raise ValueError(f"{_short(given)} is no finite number")
         if self.minimum is not None and value < self.minimum:
             raise ValueError(f"{in_words(value)} is less than the minimum, {in_words(self.minimum)}")
         if self.maximum is not None and value > self.maximum:
@@ -158,6 +159,11 @@ Answers = Labels | Numbers
 
 def answers_of(kind: Kind, labels: Sequence[str], allowed: Numbers | None) -> Answers:
     return Labels(tuple(labels)) if kind == "classification" else allowed or Numbers()
+
+
+def _short(given: object) -> str:
+    shown = repr(given)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
 
 
 def in_words(value: float) -> str:

@@ -162,9 +162,12 @@ def test_a_wrong_request_gets_its_own_sentence(
         (Give(), "prediction_id: is missing"),
         (Give(prediction_id=new_id()), "correct: is missing"),
         (Give(prediction_id="nonsense", correct=True), "prediction_id: is no id of a prediction"),
-        (Give(prediction_id=new_id(), correct=False, label="splendid"), "label: 'splendid' is none of the task's"),
+        (
+            Give(prediction_id=new_id(), correct=False, label="splendid"),
+            "label: unknown label 'splendid'; the task has negative",
+        ),
         (Give(prediction_id=new_id(), correct=True, label="neutral"), "label: says what would have been right"),
-        (Give(prediction_id=new_id(), correct=False, label="🙂" * 20_000), "label: '🙂🙂"),
+        (Give(prediction_id=new_id(), correct=False, label="🙂" * 20_000), "label: unknown label '🙂🙂"),
         (Give(prediction_id=new_id(), correct=False, comment="x" * 5_001), "comment: String should have at most"),
     ],
 )

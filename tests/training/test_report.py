@@ -330,3 +330,26 @@ def test_an_image_is_shown_small_and_within_the_page(
     mistake = Mistake(id="a", place="b", input="c.png", truth="red", answer="blue", confidence=1, picture=picture)
     page = rendered(tmp_path, manifest, proof.model_copy(update={"mistakes": [mistake]}), card)
     assert f'<img src="{picture}" alt="red, taken for blue">' in html.unescape(page)
+
+
+def test_a_version_from_before_there_were_numbers_is_read_as_ever(
+    made: tuple[Path, Manifest], proof: Proof, tmp_path: Path
+) -> None:
+    folder, manifest = made
+    shutil.copytree(folder, tmp_path / "old")
+    with_scratch = proof.model_copy(update={"scratch": SCRATCH})
+    old = with_scratch.model_dump(mode="json", exclude={"pairs", "intervals"})
+    for one in old["slices"]:
+        one["accuracy"] = one.pop("figure")
+    for point in (point for curve in old["robustness"] for point in curve["points"]):
+        point |= point.pop("figures")
+    for moment in old["scratch"]["moments"]:
+        moment["macro_f1"] = moment.pop("reached")
+    old["curve"] = [{name: value for name, value in point.items() if name != "reached"} for point in old["curve"]]
+    (tmp_path / "old" / "proof.json").write_text(json.dumps(old))
+    assert Proof.load(tmp_path / "old").robustness == proof.robustness
+    stored = manifest.model_dump_json(exclude={"kind", "range", "unit"})
+    page = report.render(tmp_path / "old", Manifest.model_validate_json(stored))
+    assert page == rendered(
+        tmp_path / "old", manifest, with_scratch, json.loads((folder / "data_card.json").read_text())
+    )
