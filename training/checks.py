@@ -72,7 +72,7 @@ def inspect(task: Task, table: Table, groups: Groups, parts: Parts, looks: Looks
     for row in table.rows:
         by_input[row.key].append(row)
     labels, distribution = [row.label for row in table.rows], distribution_of(task.answers)
-    leaking = leaks(groups.links, parts)
+    leaking, contradict = leaks(groups.links, parts), distribution.contradiction(labels)
     trained = [*parts.train, *parts.validation]
     return Findings(
         rows=len(table.rows),
@@ -80,9 +80,7 @@ def inspect(task: Task, table: Table, groups: Groups, parts: Parts, looks: Looks
         duplicates=len(table.rows) - len(by_input),
         near_duplicates=[str(link) for link in groups.links if "%" in link.why],
         conflicts=[
-            _conflict(rows)
-            for rows in by_input.values()
-            if len(rows) > 1 and distribution.contradict(labels, [row.label for row in rows])
+            _conflict(rows) for rows in by_input.values() if len(rows) > 1 and contradict([row.label for row in rows])
         ],
         counts=distribution.counts(labels),
         spread=distribution.in_words(labels),

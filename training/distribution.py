@@ -4,7 +4,7 @@ labels -> strata (what each part should hold its share of), a summary, what is o
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +21,9 @@ APART = 1.0  # deviations between the labels of one input, above which they cont
 HEAVY = 0.5  # of all rows with the very same number
 
 
+Contradicts = Callable[[Sequence[str]], bool]
+
+
 class Distribution(Protocol):
     def strata(self, labels: Sequence[str]) -> list[str]:
         """One for each label; they are to be as frequent in each part as in all."""
@@ -33,7 +36,8 @@ class Distribution(Protocol):
 
     def in_words(self, labels: Sequence[str]) -> str: ...
 
-    def contradict(self, labels: Sequence[str], of_one_input: Sequence[str]) -> bool: ...
+    def contradiction(self, labels: Sequence[str]) -> Contradicts:
+        """Whether the labels that one input was given contradict each other, among all these."""
 
     def errors(self, labels: Sequence[str]) -> list[str]:
         """Why nothing can be learned of them."""
@@ -62,9 +66,9 @@ class OfLabels(NamedTuple):
     def in_words(self, labels: Sequence[str]) -> str:
         return ", ".join(f"{count} {label}" for label, count in self.counts(labels).items())
 
-    def contradict(self, labels: Sequence[str], of_one_input: Sequence[str]) -> bool:
+    def contradiction(self, labels: Sequence[str]) -> Contradicts:
         del labels
-        return len(set(of_one_input)) > 1
+        return lambda of_one_input: len(set(of_one_input)) > 1
 
     def errors(self, labels: Sequence[str]) -> list[str]:
         rare = [label for label, count in self.counts(labels).items() if count < 2]
@@ -132,10 +136,10 @@ class OfNumbers(NamedTuple):
         said = "{least:.4g} to {most:.4g}, mean {mean:.4g}, half of them from {quarter:.4g} to {three_quarters:.4g}"
         return said.format(**found) if found else "no numbers"
 
-    def contradict(self, labels: Sequence[str], of_one_input: Sequence[str]) -> bool:
-        """Only such as are further apart than all values are on the whole: people seldom agree to the digit."""
-        apart = _values(of_one_input)
-        return bool(np.ptp(apart) > APART * _values(labels).std()) if len(apart) else False
+    def contradiction(self, labels: Sequence[str]) -> Contradicts:
+        """Only where they are further apart than all values are on the whole: people seldom agree to the digit."""
+        most = APART * float(_values(labels).std()) if labels else 0.0
+        return lambda of_one_input: bool(np.ptp(_values(of_one_input)) > most)
 
     def errors(self, labels: Sequence[str]) -> list[str]:
         if len(set(labels)) < 2:

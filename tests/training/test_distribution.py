@@ -35,9 +35,10 @@ def test_there_are_fewer_strata_where_rows_are_few_or_alike(values: list[int], s
 
 def test_an_input_contradicts_itself_only_by_more_than_all_differ() -> None:
     labels = ["0", "1", "2", "3", "4"]  # their deviation is 1.41
-    assert not NUMBERS.contradict(labels, ["1", "2.4"])
-    assert NUMBERS.contradict(labels, ["1", "2.5"])
-    assert distribution_of(Labels(("a", "b"))).contradict(labels, ["a", "b"])
+    contradict = NUMBERS.contradiction(labels)
+    assert not contradict(["1", "2.4"])
+    assert contradict(["1", "2.5"])
+    assert distribution_of(Labels(("a", "b"))).contradiction([])(["a", "b"])
 
 
 def test_numbers_that_are_all_the_same_or_mostly_one_are_said() -> None:
