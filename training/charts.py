@@ -17,8 +17,8 @@ from regraft.versions import Manifest
 from training.calibrate import Bin, Calibrated
 from training.intervals import Held
 from training.robustness import Curve
-from training.scratch import Scratch
 from training.summary import reached_by
+from training.whole import Course
 
 INK, QUIET, LINE, BLUE = "#1f2933", "#9aa5b1", "#e4e7eb", "#2563a8"
 STYLE: Any = {
@@ -61,7 +61,7 @@ def learning(curve: Sequence[Mapping[str, Any]], best_step: int, figures: Sequen
         return _svg(figure, f"Learning curves over {last['step']} batches; the best point is at batch {best_step}.")
 
 
-def race(curve: Sequence[Mapping[str, Any]], scratch: Scratch, manifest: Manifest) -> str:
+def race(curve: Sequence[Mapping[str, Any]], scratch: Course, manifest: Manifest) -> str:
     """Quality over seconds of training: fine-tuned, its frozen layers run first, and from scratch."""
     first = manifest.training["seconds"].get("run the frozen layers", 0.0)
     with mpl.rc_context(STYLE):

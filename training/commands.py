@@ -63,7 +63,9 @@ def compare(settings: Settings, sources: tuple[str, ...]) -> None:
 
 @click.command()
 @click.option("--run", help="go on with this run, or name a new one")
-@click.option("--thorough", is_flag=True, help="train the same network from scratch too, for the report")
+@click.option(
+    "--thorough", is_flag=True, help="train the same network without stages and from scratch too, for the report"
+)
 @with_settings
 def train(settings: Settings, run: str | None, thorough: bool) -> None:
     """Fine-tune the task's backbone on its data and publish a version; the first one goes into production.

@@ -99,6 +99,12 @@ class Network(nn.Module):
     def width(self) -> int:
         return self.encoder.width
 
+    def drop_out(self, share: float) -> None:
+        """Leave out so much of what the encoder's layers pass on while they learn; the head keeps its own dropout."""
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+
     def description(self) -> dict[str, Any]:
         learning = sum(p.numel() for p in self.parameters() if p.requires_grad)
         return {

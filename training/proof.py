@@ -24,8 +24,8 @@ from training.intervals import Held
 from training.pictures import read_image
 from training.progress import Point
 from training.runtime import Scorer
-from training.scratch import Scratch
 from training.targets import Calibrated, Target
+from training.whole import Course
 
 FILE = "proof.json"
 WORST = 15
@@ -61,7 +61,8 @@ class Proof(BaseModel):
     peak_bytes: int  # of the process that trained
     findings: list[str]
     curve: list[dict[str, Any]]  # validations, in order
-    scratch: Scratch | None = None
+    at_once: Course | None = None  # all layers from the backbone on, without stages
+    scratch: Course | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -110,7 +111,9 @@ def prove(
     serves: str,
     findings: Sequence[str],
     curve: Sequence[Point],
-    scratch: Scratch | None = None,
+    *,
+    at_once: Course | None = None,
+    scratch: Course | None = None,
 ) -> Proof:
     """`others` are the answers of what it is compared with; `artifacts` the files that were kept, by precision, one of
     which `serves`."""
@@ -136,6 +139,7 @@ def prove(
         peak_bytes=footprint.peak_bytes(),
         findings=list(findings),
         curve=[point.flat() for point in curve],
+        at_once=at_once,
         scratch=scratch,
     )
 

@@ -68,6 +68,7 @@ def render(folder: Path, manifest: Manifest, beside: Beside | None = None) -> st
         "beside": beside,
         "steps": summary.steps(manifest),
         "saved": summary.saved(manifest, proof),
+        "stages": summary.on_stages(manifest, proof),
         "race": charts.race(proof.curve, proof.scratch, manifest) if proof.scratch else None,
         "verdict": " ".join(summary.verdict(manifest, proof)),
         "advice": summary.advice(manifest, proof, card),

@@ -10,9 +10,13 @@ from regraft.answers import FIGURES
 from regraft.versions import Manifest, Metric
 from training.proof import Proof
 from training.slices import Slice
+from training.whole import AT_ONCE, FROM_SCRATCH
 from training.wording import failure, in_order, where, wording_of
 
-SCRATCH = "train from scratch"  # the step that is not part of making a version
+# Steps that are not part of making a version.
+SCRATCH = "train from scratch"
+WITHOUT_STAGES = "train all layers at once"
+BESIDES = frozenset({SCRATCH, WITHOUT_STAGES})
 TRANSFER_BELOW = 50_000  # labels: starting from a pre-trained network is the right choice
 SCRATCH_ABOVE = 1_000_000  # labels: training from scratch is worth a trial
 SLOW_MS = 100.0  # of one answer on one processor thread: above it a GPU is worth a thought
@@ -40,6 +44,7 @@ def advice(manifest: Manifest, proof: Proof, card: Mapping[str, Any]) -> list[st
         *_on_robustness(manifest, proof),
         *([said] if (said := words.confidence(proof)) else []),
         *_on_test_rows(manifest),
+        *([said] if (said := on_stages(manifest, proof)) else []),
         *_on_scratch(manifest, proof),
         _transfer(sum(manifest.training["rows"].values())),
     ]
@@ -51,7 +56,12 @@ def failing(proof: Proof) -> list[Slice]:
 
 def best_baseline(manifest: Manifest) -> tuple[str, dict[str, Metric]]:
     figure = manifest.answers.figures[0]
-    return max(manifest.baselines.items(), key=lambda one: in_order(figure, one[1][figure]))
+    return max(simpler(manifest).items(), key=lambda one: in_order(figure, one[1][figure]))
+
+
+def simpler(manifest: Manifest) -> dict[str, dict[str, Metric]]:
+    """The baselines that cost less than fine-tuning does."""
+    return {name: metrics for name, metrics in manifest.baselines.items() if name not in {AT_ONCE, FROM_SCRATCH}}
 
 
 def money(amount: float, currency: str) -> str:
@@ -97,7 +107,7 @@ def _cost(manifest: Manifest, proof: Proof) -> str:
 
 def steps(manifest: Manifest) -> dict[str, float]:
     """Seconds of each step that it takes to make a version."""
-    return {name: seconds for name, seconds in manifest.training["seconds"].items() if name != SCRATCH}
+    return {name: seconds for name, seconds in manifest.training["seconds"].items() if name not in BESIDES}
 
 
 class Saved(NamedTuple):
@@ -125,6 +135,24 @@ def reached_by(point: Mapping[str, Any]) -> float:
     return float(point["reached"] if "reached" in point else point["validation_macro_f1"])
 
 
+def on_stages(manifest: Manifest, proof: Proof) -> str | None:
+    """Whether it helped to freeze layers and go by stages; None where that was not tried."""
+    if proof.at_once is None:
+        return None
+    words, figure = wording_of(manifest.answers), manifest.answers.figures[0]
+    metrics, seconds = manifest.baselines[AT_ONCE], proof.at_once.moments[-1].seconds
+    gain, theirs = metrics[f"gain/{figure}"], words.gets(metrics[figure])
+    other = f"with all layers learning at once, for the same time ({duration(seconds)}), the network {theirs}"
+    if gain.low > 0:
+        return f"Stages helped on this data: {other}; they gain {words.gained(gain, '')}."
+    if gain.high < 0:
+        return (
+            f"Stages did harm on this data: {other}; the difference is {words.gained(gain)}. Let more layers learn:"
+            " lower training.frozen."
+        )
+    return f"Whether stages help on this data cannot be told: {other}; the difference is {words.gained(gain)}."
+
+
 def _on_scratch(manifest: Manifest, proof: Proof) -> Iterator[str]:
     found = saved(manifest, proof)
     if found and found.transfer is None:
@@ -142,7 +170,7 @@ def duration(seconds: float) -> str:
 
 def _on_baselines(manifest: Manifest) -> Iterator[str]:
     figure = manifest.answers.figures[0]
-    for name, metrics in manifest.baselines.items():
+    for name, metrics in simpler(manifest).items():
         if metrics[f"gain/{figure}"].low <= 0:
             yield f"It is not clearly better than {name}, which costs far less: ask whether fine-tuning pays here."
 

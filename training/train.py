@@ -44,9 +44,9 @@ from training.pictures import read_image
 from training.processes import ALONE, Team
 from training.proof import KINDS, Tested, prove
 from training.runtime import Scorer, Scores
-from training.scratch import train_from_scratch
-from training.summary import SCRATCH
+from training.summary import SCRATCH, WITHOUT_STAGES
 from training.targets import Asked
+from training.whole import AT_ONCE, FROM_SCRATCH, fine_tune_at_once, train_from_scratch
 
 PARITY_ROWS = 256
 
@@ -68,7 +68,8 @@ def fine_tune(
     """Train on `dataset` and leave a complete version in `version_folder(folder)`, ready to be published.
 
     `warm` is the folder of a version that training may start from too. Of several processes only the first calls this,
-    the others `take_part`. `thorough` trains the same network from scratch too, which takes longer than all the rest.
+    the others `take_part`. `thorough` trains the same network without stages and from scratch too, which takes longer
+    than all the rest.
     """
     clock, settings, parts = Clock(), task.training, dataset.parts
     same_run(folder / "run.json", task, dataset)
@@ -121,17 +122,21 @@ def fine_tune(
         asked = Asked(rows[0], target.truth(parts.train), rows[1], pooled, settings.seed)
         others = target.baselines(asked, baselines.SIMPLE[task.input])
 
-    scratch = None
+    at_once = scratch = None
     if thorough:
+        spent = clock.seconds["run the frozen layers"] + progress.seconds
+        with clock.step(WITHOUT_STAGES):
+            at_once, others[AT_ONCE] = fine_tune_at_once(network, source, dtype, spent)
         with clock.step(SCRATCH):
-            tried = train_from_scratch(network, source, dtype, task.report.scratch_seconds)
-            scratch, others["same network, from scratch"] = tried
+            scratch, others[FROM_SCRATCH] = train_from_scratch(network, source, dtype, task.report.scratch_seconds)
     compared = baselines.beside(target, test_truth, answers, others, **options)
 
     with clock.step("prove it"):
         test = Tested(parts.test, test_truth, tested.answers, target, calibrated)
         kept = {name: one.file for name, one in chosen.items() if one.kept}
-        prove(task, out, test, others, kept, serves, dataset.findings, progress.curve, scratch).save(out)
+        findings, curve = dataset.findings, progress.curve
+        proof = prove(task, out, test, others, kept, serves, findings, curve, at_once=at_once, scratch=scratch)
+        proof.save(out)
 
     manifest = Manifest(
         version=version,

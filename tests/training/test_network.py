@@ -314,6 +314,17 @@ def test_hidden_states_come_back_padded_as_they_were(task: Task, tmp_path: Path,
     torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_encoders_dropout_can_be_set_and_the_heads_stays(backbone: Path) -> None:
+    network = load(backbone, frozen=0.0)
+    hidden = network.prefix(torch.full((4, 6), 7), torch.ones(4, 6, dtype=torch.long))
+    network.learning_mode(on=True)
+    network.drop_out(0.0)
+    assert torch.equal(network.suffix(hidden).pooled, network.suffix(hidden).pooled)
+    assert not torch.equal(network.suffix(hidden).logits, network.suffix(hidden).logits)
+    network.drop_out(0.3)
+    assert not torch.equal(network.suffix(hidden).pooled, network.suffix(hidden).pooled)
+
+
 def test_bfloat16_halves_the_cache_and_hardly_changes_it(task: Task, tmp_path: Path) -> None:
     card = open_backbone(task.backbone)
     parts = read_dataset(task).parts

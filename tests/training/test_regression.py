@@ -23,6 +23,7 @@ from tests.training.conftest import BAD, FILLER, GOOD, write_task
 from training.data import read
 from training.dataset import read_card, read_dataset, split_again
 from training.proof import Proof
+from training.whole import AT_ONCE, FROM_SCRATCH
 
 SPREAD, MIDDLE = 20.0, 500.0  # so that a number that is not in the caller's unit would be seen
 COST = {"per_unit": 0.5, "volume": 1000, "currency": "EUR"}
@@ -95,7 +96,7 @@ def test_it_learns_and_beats_the_mean(manifest: Manifest, said: str) -> None:
     assert manifest.test["mae"].value < 0.6 * SPREAD
     assert manifest.test["r2"].low > 0.3
     assert set(manifest.baselines) == {
-        "the mean", "TF-IDF, linear", "frozen backbone, linear", "same network, from scratch"
+        "the mean", "TF-IDF, linear", "frozen backbone, linear", AT_ONCE, FROM_SCRATCH
     }  # fmt: skip
     assert manifest.baselines["the mean"]["gain/mae"].low > 0
     assert manifest.unit == pytest.approx(SPREAD * 1.4, rel=0.15)

@@ -22,9 +22,9 @@ from training import report, summary
 from training.beside import Beside
 from training.dataset import read_dataset
 from training.proof import Mistake, Proof, thumbnail
-from training.scratch import Moment, Scratch
 from training.slices import Slice
 from training.train import fine_tune, version_folder
+from training.whole import AT_ONCE, Course, Moment
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 COSTS = {"errors": {"negative": {"positive": 5.0}}, "volume": 1000, "currency": "EUR"}
@@ -62,8 +62,8 @@ def rendered(folder: Path, manifest: Manifest, proof: Proof, card: dict[str, Any
     return report.render(folder, manifest)
 
 
-def metric(value: float) -> Metric:
-    return Metric(value=value, low=value - 0.01, high=value + 0.01)
+def metric(value: float, low: float | None = None, high: float | None = None) -> Metric:
+    return Metric(value=value, low=value - 0.01 if low is None else low, high=value + 0.01 if high is None else high)
 
 
 def a_slice(value: str, *, fails: bool) -> Slice:
@@ -234,7 +234,7 @@ def point(seconds: float, reached: float) -> dict[str, Any]:
     return {"seconds": seconds, "validation_macro_f1": reached}
 
 
-SCRATCH = Scratch(moments=[Moment(seconds=40, reached=0.5), Moment(seconds=80, reached=0.4)], in_time=True)
+SCRATCH = Course(moments=[Moment(seconds=40, reached=0.5), Moment(seconds=80, reached=0.4)], in_time=True)
 
 
 @pytest.mark.parametrize(
@@ -253,9 +253,8 @@ def test_time_is_saved_until_fine_tuning_is_as_good_as_scratch_at_its_best(
     transfer: float | None,
     share: float | None,
 ) -> None:
-    timed = manifest.model_copy(
-        update={"training": manifest.training | {"seconds": {"run the frozen layers": 10, "train from scratch": 99}}}
-    )
+    seconds = {"run the frozen layers": 10, "train from scratch": 99, "train all layers at once": 9}
+    timed = manifest.model_copy(update={"training": manifest.training | {"seconds": seconds}})
     tried = proof.model_copy(update={"curve": curve, "scratch": SCRATCH})
     saved = summary.saved(timed, tried)
     assert saved is not None
@@ -274,6 +273,29 @@ def test_the_page_of_a_thorough_version_shows_the_race(
     page = rendered(tmp_path, manifest, proof.model_copy(update={"scratch": SCRATCH}), card)
     assert "The same network from scratch</h3>" in page
     assert "From scratch: at best 0.500 after 40 s." in page
+
+
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (metric(0.03, 0.01, 0.05), "Stages helped on this data: .*; they gain 3.0 points"),
+        (metric(0.01, -0.01, 0.03), r"Whether stages help on this data cannot be told: .*; the difference is \+1.0"),
+        (metric(-0.03, -0.05, -0.01), "Stages did harm on this data: .*lower training.frozen"),
+    ],
+)
+def test_the_page_says_whether_stages_helped(
+    manifest: Manifest, proof: Proof, card: dict[str, Any], tmp_path: Path, gain: Metric, said: str
+) -> None:
+    assert summary.on_stages(manifest, proof) is None
+    at_once = {"accuracy": metric(0.7), "macro_f1": metric(0.7), "gain/accuracy": gain, "gain/macro_f1": gain}
+    compared = manifest.model_copy(update={"baselines": manifest.baselines | {AT_ONCE: at_once}})
+    tried = proof.model_copy(update={"at_once": SCRATCH})
+    sentence = summary.on_stages(compared, tried)
+    assert sentence is not None
+    assert re.search(said, sentence)
+    assert sentence in summary.advice(compared, tried, card)
+    assert sentence in html.unescape(rendered(tmp_path, compared, tried, card))
+    assert summary.best_baseline(compared)[0] != AT_ONCE
 
 
 def test_two_versions_stand_side_by_side(made: tuple[Path, Manifest], tmp_path: Path) -> None:

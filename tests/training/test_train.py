@@ -63,6 +63,7 @@ def test_train_says_what_it_found_and_how_good_it_got(published: tuple[Settings,
         "at random",
         "majority label",
         "frozen backbone, linear",
+        "all layers at once, same time",
         "same network, from scratch",
     ):
         assert re.search(rf"{row} +[01]\.\d+ \([01]\.\d+ to [01]\.\d+\)", said), said

@@ -1,4 +1,4 @@
-"""The same network from random weights, until it gets no better; see training/scratch.py."""
+"""The same network from random weights, until it gets no better; see training/whole.py."""
 
 import torch
 
@@ -7,7 +7,7 @@ from benchmarks.training.recipes.regraft import source_of
 from training import precision
 from training.kinds import encoder_of
 from training.network import Network
-from training.scratch import train_from_scratch
+from training.whole import train_from_scratch
 
 MOST_SECONDS = 7_200.0
 

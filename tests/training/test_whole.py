@@ -1,14 +1,18 @@
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from regraft.task import Task
+from training import whole
 from training.backbone import open_backbone, open_preprocessor
 from training.dataset import read_dataset
 from training.learning import Source
 from training.network import Network
-from training.scratch import PATIENCE, forget_everything, train_from_scratch
 from training.text import TextEncoder
+from training.whole import PATIENCE, TUNING_EPOCHS, fine_tune_at_once, forget_everything, train_from_scratch
 
 
 def source_of(task: Task) -> Source:
@@ -26,7 +30,6 @@ def test_nothing_of_the_backbone_is_left(task: Task) -> None:
     before = {name: value.clone() for name, value in network.named_parameters()}
     forget_everything(network, seed=1)
     for name, value in network.named_parameters():
-        assert value.requires_grad
         whole = before[name].std() == 0  # biases and scales begin at 0 and at 1 again
         assert whole or not torch.equal(value, before[name]), name
 
@@ -59,8 +62,24 @@ def test_it_learns_until_it_gets_no_better_and_answers_as_at_its_best(task: Task
     assert np.mean(answers == source.target.truth(source.parts.test)) > 0.5
 
 
-def test_it_stops_when_its_time_is_over(task: Task) -> None:
+@pytest.mark.parametrize("train", [train_from_scratch, fine_tune_at_once])
+def test_it_stops_when_its_time_is_over(task: Task, train: Any) -> None:
     source = source_of(task)
-    scratch, answers = train_from_scratch(network_of(source), source, torch.float32, 1e-9)
-    assert (len(scratch.moments), scratch.in_time) == (1, False)
+    course, answers = train(network_of(source), source, torch.float32, 1e-9)
+    assert (len(course.moments), course.in_time) == (1, False)
     assert len(answers) == len(source.parts.test)
+
+
+def test_all_layers_learn_at_once_from_the_backbone_for_a_few_epochs(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole, "TUNING_RATE", 5e-3)  # the tiny backbone knows nothing yet
+    source = source_of(task)
+    network = network_of(source)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    course, answers = fine_tune_at_once(network, source, torch.float32, 120.0)
+    assert (len(course.moments), course.in_time) == (TUNING_EPOCHS, True)
+    assert course.best.reached > 0.5
+    assert np.mean(answers == source.target.truth(source.parts.test)) > 0.5
+    moved = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
+    assert {name for name in before if "key.bias" not in name} <= moved  # a softmax does not see a key's bias

@@ -1,10 +1,13 @@
-"""The same network from random weights on the same rows: what it is worth to start from a pre-trained one.
+"""The whole network at once on the same rows: what the pre-trained start and the stages are worth is held against it.
 
-rows -> the whole network, every layer learning -> validated after each epoch -> its best, and when that was reached
+from random weights: what is it worth to start from a pre-trained network?
+from the backbone's, as fine-tuning is usually done: did it help to let the layers learn in stages?
+
+rows -> every weight learns -> validated after each epoch -> its best, and when that was reached
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +23,19 @@ from training.network import Network
 from training.outputs import EVALUATION_BATCH
 from training.precision import computing
 
-RATE = 5e-4  # AdamW's for small transformers and convolutional networks alike, after a warm-up
+RATE = 5e-4  # from scratch: AdamW's for small transformers and convolutional networks alike, after a warm-up
+WARM_UP = 50  # batches
 PATIENCE = 6  # epochs without improvement
 SPREAD = 0.02  # of first weights, as BERT's
+# What is usual for fine-tuning: Devlin et al. 2019 took 2 to 4 epochs, at 5e-5 and less.
+TUNING_RATE = 5e-5
+TUNING_EPOCHS = 4
+TUNING_WARM_UP = 0.1  # of all batches
+DROPOUT = 0.1  # within the layers, as BERT and most after it were trained
+
+# What these are called among the baselines.
+FROM_SCRATCH = "same network, from scratch"
+AT_ONCE = "all layers at once, same time"
 
 
 class Moment(BaseModel):
@@ -32,8 +45,8 @@ class Moment(BaseModel):
     reached: float = Field(validation_alias=AliasChoices("reached", "macro_f1"))  # on validation; see Target.reached
 
 
-class Scratch(BaseModel):
-    """How training from scratch went; `answers` on the test part are those of its best moment."""
+class Course(BaseModel):
+    """How a training went; `answers` on the test part are those of its best moment."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,14 +59,43 @@ class Scratch(BaseModel):
 
 
 class Tried(NamedTuple):
-    scratch: Scratch
+    course: Course
     answers: NDArray[Any]  # of the best moment, on the test part
+
+
+class Pace(NamedTuple):
+    """The rate at a batch, from what was done and the share of the time that is over; and when it is enough."""
+
+    rate: Callable[[int, float], float]
+    enough: Callable[[Sequence[Moment]], bool]
+
+
+def train_from_scratch(network: Network, source: Source, dtype: torch.dtype, budget: float) -> Tried:
+    """Until it does not improve any more, or `budget` seconds are over. `network` is left at its best."""
+    forget_everything(network, source.task.training.seed)
+    pace = Pace(lambda step, _: RATE * min(1.0, (step + 1) / WARM_UP), _settled)
+    return _train(network, source, dtype, budget, pace)
+
+
+def fine_tune_at_once(network: Network, source: Source, dtype: torch.dtype, budget: float) -> Tried:
+    """From the weights that `network` has, for a few epochs or as much of them as `budget` seconds allow.
+
+    The rate rises and falls with whichever is nearer to its end, so that a run which has less time has a whole
+    schedule too. `network` is left at its best.
+    """
+    per_epoch = -(-len(source.parts.train) // source.task.training.batch_size)
+    total = per_epoch * TUNING_EPOCHS
+
+    def rate(step: int, over: float) -> float:
+        done = max((step + 1) / total, over)
+        return TUNING_RATE * max(0.0, min(done / TUNING_WARM_UP, (1 - done) / (1 - TUNING_WARM_UP)))
+
+    return _train(network, source, dtype, budget, Pace(rate, lambda moments: len(moments) == TUNING_EPOCHS))
 
 
 def forget_everything(network: nn.Module, seed: int) -> None:
     """Random weights throughout: a layer's own way to begin where it has one, else a narrow normal distribution."""
     torch.manual_seed(seed)
-    network.requires_grad_(True)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=SPREAD)
     for module in network.modules():
@@ -64,27 +106,31 @@ def forget_everything(network: nn.Module, seed: int) -> None:
             nn.init.zeros_(module.bias)
 
 
-def train_from_scratch(network: Network, source: Source, dtype: torch.dtype, budget: float) -> Tried:
-    """Until it does not improve any more, or `budget` seconds are over. `network` is left as it ended."""
+def _train(network: Network, source: Source, dtype: torch.dtype, budget: float, pace: Pace) -> Tried:
     settings, parts, target = source.task.training, source.parts, source.target
-    forget_everything(network, settings.seed)
+    network.requires_grad_(True)
+    network.drop_out(DROPOUT)
     train, validation, test = (_Part.of(source, rows) for rows in (parts.train, parts.validation, parts.test))
     loss = target.loss(settings, train.labels)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.01)
-    started, moments, answers = time.monotonic(), list[Moment](), torch.zeros(len(parts.test), target.width)
-    while not _settled(moments) and (not moments or time.monotonic() - started < budget):
-        for step, indices in enumerate(epoch_batches(train.lengths, settings, (len(moments), 0))):
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.01, fused=True)
+    step, started, moments = 0, time.monotonic(), list[Moment]()
+    best: dict[str, Tensor] = {}
+    while not pace.enough(moments) and (not moments or time.monotonic() - started < budget):
+        for indices in epoch_batches(train.lengths, settings, (len(moments), 0)):
             for group in optimizer.param_groups:
-                group["lr"] = RATE * min(1.0, (step + 1) / 50 if not moments else 1.0)
+                group["lr"] = pace.rate(step, (time.monotonic() - started) / budget)
             _learn(network, train, indices, optimizer, loss, dtype)
+            step += 1
             if time.monotonic() - started > budget:
                 break
         outputs = _outputs(network, validation, dtype)
         reached = target.reached(target.figures(target.tally(outputs, validation.labels)))
         if not moments or reached > max(moment.reached for moment in moments):
-            answers = _outputs(network, test, dtype)
+            best = {name: value.clone() for name, value in network.state_dict().items()}
         moments.append(Moment(seconds=round(time.monotonic() - started, 2), reached=reached))
-    return Tried(Scratch(moments=moments, in_time=_settled(moments)), target.read_outputs(answers))
+    network.load_state_dict(best)
+    course = Course(moments=moments, in_time=pace.enough(moments))
+    return Tried(course, target.read_outputs(_outputs(network, test, dtype)))
 
 
 class _Part(NamedTuple):
