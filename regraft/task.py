@@ -113,15 +113,19 @@ class Augment(Section):
 class Training(Section):
     """The staged fine-tuning."""
 
-    frozen: Fraction = Field(0.75, description="share of the backbone's layers that the first stage leaves untouched")
-    epochs: int = Field(4, ge=1, description="of the first stage")
-    stages: int | None = Field(None, ge=1, le=4, description="None: 2, or 1 where there are few training rows")
+    frozen: Fraction | None = Field(
+        None, description="share of the layers that the first stage leaves as they are; None: 0.5, or 0.75 on few rows"
+    )
+    epochs: int | None = Field(None, ge=1, description="of the first stage; None: 2, or 4 on few rows")
+    stages: int = Field(1, ge=1, le=4, description="2 or 3 let more layers learn afterwards, where that is better")
     thaw: Share = Field(0.2, description="share of the layers that each further stage adds to those that learn")
     stage_epochs: int = Field(3, ge=1, description="of each further stage")
     stage_decay: Share = Field(0.1, description="each further stage's rate is this times that of the stage before")
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(5e-4, gt=0, description="of the head; layers below get less")
-    layer_decay: Share = Field(0.5, description="each layer group's rate is this times the rate of the one above")
+    layer_decay: Share | None = Field(
+        None, description="each layer group's rate is this times that of the one above; None: 0.8, or 0.5 on few rows"
+    )
     schedule: Literal["cosine", "step"] = Field("cosine", description="how the rate falls within a stage")
     drop_epochs: int = Field(4, ge=1, description="epochs after each of which the step schedule divides by ten")
     weight_decay: float | None = Field(None, ge=0, description="None: 1e-3, or 1e-4 where there are few training rows")
@@ -134,6 +138,9 @@ class Training(Section):
         "auto", description="contrast labels, then fit the head to what comes of it; auto: on few training rows"
     )
     adapter: int = Field(0, ge=0, le=4, description="layers between backbone and head; 2 to 4 suit a frozen backbone")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="within the backbone's layers that learn; before the head it is 0.1"
+    )
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="share of tokens left out at random, in training alone"
     )
@@ -288,8 +295,9 @@ class Task(Section):
         if values.get("input") == "image":
             defaults["serving"] = {"max_body_bytes": IMAGE_BODY_BYTES}
             defaults["data"] = {"near_duplicates": ALIKE_IMAGES}
+            defaults["training"] = {"frozen": 0.75, "epochs": 4, "layer_decay": 0.5}
         if values.get("kind") == "regression":
-            defaults["training"] = {"few_shot": "off"}
+            defaults["training"] = defaults.get("training", {}) | {"few_shot": "off"}
         sections = {name: values.get(name, {}) for name in defaults}
         return values | {name: defaults[name] | one for name, one in sections.items() if isinstance(one, dict)}
 

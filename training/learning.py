@@ -163,10 +163,11 @@ def _learn(
         network = Network(
             encoder_of(source.card, source.preprocessor),
             labels=target.width,
-            frozen=settings.frozen,
+            frozen=1.0,
             seed=settings.seed,
             adapter=settings.adapter,
         ).to(team.device)
+        network.drop_out(settings.dropout)
     stages = plan(settings, len(network.encoder.layers), len(source.parts.train))
     network.unfreeze(stages[-1].boundary)
     untouched = network.trained_state()

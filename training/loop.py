@@ -42,7 +42,7 @@ from training.targets import Target
 
 CHECKPOINT = "checkpoint.safetensors"
 CLOSEST = 10  # batches between two validations
-BUCKET = 50  # so many batches are sorted by length together; beyond, their order is random
+BUCKET = 100  # so many batches are sorted by length together; beyond, their order is random
 
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Which stages a training goes through: first the head and the last layers, then a few more layers at a lower rate.
+"""Which stages a training goes through: the head and the last layers, then perhaps more layers at a lower rate.
 
 A stage takes over the best of the one before. What comes of it is kept only if it is better; see training/loop.py.
 """
@@ -13,7 +13,8 @@ from training.network import boundary_of
 
 FEW = 500  # training rows; with fewer, more layers learn the rows by heart
 FEW_SHOT = 100  # training rows; with fewer, contrasting labels was better wherever it was compared: docs/decisions.md
-STAGES = 2
+FROZEN, FROZEN_FEW = 0.5, 0.75
+EPOCHS, EPOCHS_FEW = 2, 4
 FEWEST_BATCHES = 30  # of the first stage
 MOST_EPOCHS = 50  # without early stopping
 
@@ -37,14 +38,14 @@ def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
     Raises ConfigError for what seldom ends well, unless `training.force` is set: all layers at once, more and more
     layers on few rows, many epochs that nothing stops.
     """
-    first = boundary_of(settings.frozen, layers)
+    frozen = _frozen(settings, rows)
+    first = boundary_of(frozen, layers)
     movable = first < layers or settings.adapter > 0  # contrasting moves vectors, and the head comes after them
     if movable and (settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT)):
         return [Stage(first, _epochs(settings, rows), settings.learning_rate, "contrast")]
-    count = settings.stages or (STAGES if rows >= FEW else 1)
     stages = [Stage(first, _epochs(settings, rows), settings.learning_rate)]
-    for number in range(1, count):
-        boundary = min(boundary_of(max(settings.frozen - number * settings.thaw, 0), layers), stages[-1].boundary - 1)
+    for number in range(1, settings.stages):
+        boundary = min(boundary_of(max(frozen - number * settings.thaw, 0), layers), stages[-1].boundary - 1)
         if boundary >= 0:
             rate = settings.learning_rate * settings.stage_decay**number
             stages.append(Stage(boundary, settings.stage_epochs, rate))
@@ -53,16 +54,23 @@ def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
     return stages
 
 
+def _frozen(settings: Training, rows: int) -> float:
+    if settings.frozen is not None:
+        return settings.frozen
+    return FROZEN if rows >= FEW else FROZEN_FEW
+
+
 def _epochs(settings: Training, rows: int) -> int:
     """As many as the task says, and more where they would be next to no batches."""
-    return max(settings.epochs, math.ceil(FEWEST_BATCHES / math.ceil(rows / settings.batch_size)))
+    epochs = settings.epochs or (EPOCHS if rows >= FEW else EPOCHS_FEW)
+    return max(epochs, math.ceil(FEWEST_BATCHES / math.ceil(rows / settings.batch_size)))
 
 
 def _refuse(settings: Training, stages: list[Stage], layers: int, rows: int) -> None:
     if layers > 0 and stages[0].boundary == 0:
         raise ConfigError(
-            f"training.frozen = {settings.frozen} lets all layers learn at once, which destroys what the backbone knows"
-            " while the head is still random; raise it, or set training.force: true"
+            f"training.frozen = {_frozen(settings, rows)} lets all layers learn at once, which destroys what the"
+            " backbone knows while the head is still random; raise it, or set training.force: true"
         )
     if len(stages) > 1 and rows < FEW:
         raise ConfigError(

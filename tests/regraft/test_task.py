@@ -29,7 +29,7 @@ def write(folder: Path, text: str) -> Path:
 
 def test_a_small_task_gets_every_default(tmp_path: Path) -> None:
     task = Task.load(write(tmp_path, SMALL))
-    assert task.training.frozen == 0.75
+    assert task.training.frozen is None
     assert (task.data.validation, task.data.test) == (0.15, 0.15)
     assert task.retraining.new_labels == 500
 

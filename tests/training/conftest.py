@@ -71,6 +71,8 @@ def write_csv(file: Path, rows: list[tuple[str, str, str]]) -> Path:
 
 
 TRAINING: dict[str, Any] = {
+    "frozen": 0.75,
+    "layer_decay": 0.5,
     "epochs": 4,
     "batch_size": 16,
     "learning_rate": 2e-2,

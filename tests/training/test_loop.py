@@ -37,6 +37,7 @@ class Bench:
         self.reader = Reader(source, self.network, torch.float32, folder, Clock())
 
     def fit(self, *stages: Stage) -> Progress:
+        assert self.settings.epochs
         stages = stages or (Stage(3, self.settings.epochs, self.settings.learning_rate),)
         progress, self.material = fit(self.network, stages, self.reader.material, self.rules, self.folder)
         return progress

@@ -29,16 +29,22 @@ def test_next_to_no_rows_get_more_epochs() -> None:
 
 
 def test_contrasting_is_one_stage_of_its_own() -> None:
-    (stage,) = plan(Training(few_shot="on"), LAYERS, 10_000)
+    (stage,) = plan(Training(few_shot="on"), LAYERS, 60)
     assert (stage.objective, stage.boundary) == ("contrast", 7)
     assert all(stage.objective == "classify" for stage in plan(Training(few_shot="off"), LAYERS, 60))
     (immovable,) = plan(Training(few_shot="on", frozen=1.0, stages=1), LAYERS, 60)
     assert immovable.objective == "classify"
 
 
-def test_few_rows_get_one_stage() -> None:
-    assert len(boundaries(FEW)) == 2
-    assert len(boundaries(FEW - 1)) == 1
+def test_one_stage_is_the_default_and_more_may_be_asked_for_where_there_are_rows_enough() -> None:
+    assert boundaries() == [5]
+    assert boundaries(FEW, stages=2) == [5, 3]
+
+
+def test_few_rows_move_fewer_layers_for_longer() -> None:
+    many, few = (plan(Training(), LAYERS, rows)[0] for rows in (FEW, FEW - 1))
+    assert (many.boundary, many.epochs) == (5, 2)
+    assert (few.boundary, few.epochs) == (7, 4)
 
 
 @pytest.mark.parametrize(

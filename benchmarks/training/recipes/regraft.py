@@ -6,6 +6,7 @@ Reports, baselines and exports are left out: nobody else makes any.
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `regraft train` does, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import tempfile
 import time
