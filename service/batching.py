@@ -8,6 +8,7 @@ one by one, so that an error reaches exactly the callers whose input caused it.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ from regraft.errors import Overloaded
 from regraft.events import Event
 from regraft.preprocessing import Encoding
 from service.journal import Entry, Journal
+
+logger = logging.getLogger(__name__)
 
 # What a run costs besides its tokens, in tokens: 0.62 ms where one takes 0.086 (MiniLM int8; docs/performance.md).
 RUN_TOKENS = 7
@@ -176,10 +179,16 @@ class Batcher:
         it by the event loop, it would stand idle whenever the loop is busy with the answers of the last one."""
         while items := self._take():
             outcomes, runs = _outcomes(self._run, items)
-            for one in runs:
-                self._on_batch(one)
+            self._count(runs)
             if not self._settle(self._ended(items, outcomes), loop):
                 return
+
+    def _count(self, runs: Sequence[BatchRun]) -> None:
+        try:
+            for one in runs:
+                self._on_batch(one)
+        except Exception:  # a session that died of it would answer nobody any more
+            logger.exception("a defect keeps runs from being counted")
 
     def _take(self) -> Sequence[_Item]:
         """The next batch. Without one, the session is free again."""

@@ -50,10 +50,7 @@ class Answers:
         self._confidence = confidence
         self._queue_seconds = queue_seconds
         self._request_seconds = request_seconds
-        self._labels: list[str] = []
-        self._confidences: list[float] = []
-        self._queued: list[float] = []
-        self._took: list[float] = []
+        self._begin()
 
     def add(
         self, labels: Iterable[str], confidences: Iterable[float], queued: Iterable[float], request_seconds: float
@@ -66,14 +63,20 @@ class Answers:
         self._queued += queued
         self._took.append(request_seconds)
 
+    def _begin(self) -> None:
+        self._labels: list[str] = []
+        self._confidences: list[float] = []
+        self._queued: list[float] = []
+        self._took: list[float] = []
+
     def _count(self) -> None:
-        for label, count in Counts(self._labels).items():
+        labels, confidences, queued, took = self._labels, self._confidences, self._queued, self._took
+        self._begin()  # whatever comes of the rest, the next are counted
+        for label, count in Counts(labels).items():
             self._predictions(label).inc(count)
-        self._confidence.observe_all(self._confidences)
-        self._queue_seconds.observe_all(self._queued)
-        self._request_seconds.observe_all(self._took)
-        for one in (self._labels, self._confidences, self._queued, self._took):
-            one.clear()
+        self._confidence.observe_all(confidences)
+        self._queue_seconds.observe_all(queued)
+        self._request_seconds.observe_all(took)
 
 
 class Metrics:

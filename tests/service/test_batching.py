@@ -321,3 +321,15 @@ async def test_nothing_keeps_a_batcher_in_memory_that_nobody_uses() -> None:
 
 def _ignore(run: BatchRun) -> None:
     pass
+
+
+async def test_a_session_goes_on_where_its_runs_cannot_be_counted(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(run: BatchRun) -> None:
+        raise OSError(f"no room to count {run.size}")
+
+    network = FakeNetwork()
+    batcher = Batcher(network.run, sessions=1, max_batch=4, max_queue=4, on_batch=fail)
+    for one in (1, 2):
+        (score,) = await asyncio.wait_for(batcher.score([Encoding([one])]), 10)
+        assert score.answers == [one]
+    assert "no room to count 1" in caplog.text
