@@ -149,7 +149,7 @@ class Training(Section):
     patience: int | None = Field(4, ge=1, description="validations without improvement before a stage ends early")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     cache_bytes: int = Field(
-        2 * 1024**3, ge=0, description="above this the frozen prefix's output goes to a memory map"
+        2 * 1024**3, ge=0, description="of memory for the frozen layers' output; what is more goes to a memory map"
     )
     seed: int = 0
     bootstrap: int = Field(2000, ge=100, description="resamples behind each 95% interval")

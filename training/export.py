@@ -64,8 +64,10 @@ def principal_components(pooled: NDArray[np.float32], width: int) -> tuple[Tenso
     Directions beyond what so few rows span are 0.
     """
     mean = pooled.mean(axis=0, dtype=np.float64)
-    _, sizes, directions = np.linalg.svd(pooled - mean, full_matrices=False)
-    spread = sizes / np.sqrt(max(len(pooled) - 1, 1))
+    centred = pooled - mean
+    # Of the covariance, not of the rows themselves: that would take three times their memory.
+    variances, vectors = np.linalg.eigh(centred.T @ centred / max(len(pooled) - 1, 1))
+    spread, directions = np.sqrt(variances[::-1].clip(min=0)), vectors.T[::-1]
     real = spread > 1e-6 * spread.max(initial=0)
     directions = directions[real][:width] / spread[real][:width, None]
     signs = np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(axis=1)])  # a direction has none

@@ -64,8 +64,9 @@ class Reader(NamedTuple):
     def hidden(self, name: str, rows: list[Row]) -> HiddenStates:
         return self._run(name, self.source.preprocessor.encode([row.input for row in rows]))
 
-    def _run(self, name: str, encodings: Sequence[Any], shares: int = 1) -> HiddenStates:
-        """The memory that may be used is parted in so many shares."""
+    def _run(self, name: str, encodings: Sequence[Any], views: int = 1) -> HiddenStates:
+        """Each part has its share of the memory that may be used, and each view its share of that."""
+        rows, settings = sum(map(len, self.source.parts)), self.source.task.training
         # Files are named after the boundary: those of the stage before may still be mapped.
         file = self.folder / f"{name}-{self.network.boundary}.hidden"
         if self.team.is_main:
@@ -76,7 +77,7 @@ class Reader(NamedTuple):
             self.source.preprocessor,
             encodings,
             dtype=self.dtype,
-            cache_bytes=self.source.task.training.cache_bytes // shares,
+            cache_bytes=settings.cache_bytes * len(encodings) // (rows * views),
             file=file,
             team=self.team,
         )

@@ -112,6 +112,7 @@ def fit(
         end = end_stage(stage, progress, rules.target)
         if not end.kept or progress.interrupted or progress.stage + 1 == len(stages):
             return progress, material
+        del material  # before the next stage's is read
         progress.stage, progress.stage_start = progress.stage + 1, progress.step
         progress.without_improvement, progress.stopped_early, progress.damping = 0, False, 1.0
 

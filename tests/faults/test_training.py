@@ -19,7 +19,8 @@ from training.learning import SUFFIX
 ROOT = Path(__file__).parents[2]
 SEED = int(os.environ.get("REGRAFT_KILL_SEED", str(random.SystemRandom().randrange(10**6))))
 KILLS = 5
-FIRST = 0.3  # of the time that an uninterrupted run takes; before, Python imports
+BATCHES = "training.loop batch"  # begins what is said after each validation
+SLIGHTLY = 0.1  # seconds
 
 
 class Run(NamedTuple):
@@ -28,16 +29,29 @@ class Run(NamedTuple):
     task: Path
     home: Path
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> subprocess.Popen[str]:
         options = ["--task", str(self.task), "--home", str(self.home)]
         command = [sys.executable, "-m", "regraft", *options, "train", "--run", "it"]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
-    def finish(self) -> Manifest:
+    def finish(self) -> tuple[Manifest, int]:
+        """And how often it validated."""
         process = self.start()
         _, said = process.communicate()
-        assert process.returncode == 0, said.decode()
-        return self.store.manifest("it")
+        assert process.returncode == 0, said
+        return self.store.manifest("it"), said.count(BATCHES)
+
+    def die(self, validations: int, later: float) -> None:
+        """Be killed so many seconds after so many validations."""
+        process = self.start()
+        assert process.stderr is not None
+        heard = (line for line in process.stderr if BATCHES in line)
+        for _ in range(validations):
+            assert next(heard, None), "ended before it was killed"
+        time.sleep(later)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
 
     @property
     def store(self) -> VersionStore:
@@ -49,23 +63,12 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_metrics_and_weights
     print(f"REGRAFT_KILL_SEED={SEED}")
     chance = random.Random(SEED)
     rows = examples(1_200)
-    file = write_task(tmp_path, save_backbone(tmp_path / "backbone"), rows, training={"epochs": 6})
+    file = write_task(tmp_path, save_backbone(tmp_path / "backbone"), rows, training={"epochs": 12})
     whole, broken = Run(file, tmp_path / "whole"), Run(file, tmp_path / "broken")
-    started = time.monotonic()
-    expected = whole.finish()
-    took = time.monotonic() - started
+    expected, validations = whole.finish()
     for _ in range(KILLS):
-        moment = took * chance.uniform(FIRST, 1)
-        process = broken.start()
-        try:
-            process.wait(timeout=moment)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.communicate()
-        print(f"killed after {moment:.1f} of {took:.1f} s: {process.returncode}")
-        if process.returncode != -signal.SIGKILL:
-            break  # what was killed before had brought it so far that nothing was left to kill
-    found = broken.finish()
+        broken.die(chance.randint(1, validations // (KILLS + 1)), chance.uniform(0, SLIGHTLY))
+    found, _ = broken.finish()
     assert (found.test, found.validation) == (expected.test, expected.validation)
     assert found.temperature == expected.temperature
     first, second = (load_file(run.store.fetch("it") / SUFFIX) for run in (whole, broken))

@@ -1,6 +1,7 @@
 """The loop on examples of its own: hidden states of the tiny network."""
 
 import math
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,33 @@ def test_hidden_states_of_a_stage_go_when_the_next_begins(task: Task, tmp_path: 
     bench = Bench(task.model_copy(update={"training": task.training.model_copy(update={"cache_bytes": 0})}), tmp_path)
     bench.fit(*TWO_STAGES)
     assert {file.name for file in tmp_path.glob("*.hidden")} == {"train-2.hidden", "validation-2.hidden"}
+
+
+def test_memory_for_hidden_states_is_that_of_all_parts_together(task: Task, tmp_path: Path) -> None:
+    material = Bench(task, tmp_path / "all").reader.material()
+    held = [part.hidden.states.nbytes for part in material]
+    enough, scarce = (
+        task.model_copy(update={"training": task.training.model_copy(update={"cache_bytes": size})})
+        for size in (2 * sum(held), held[0])
+    )
+    for settings, files in ((enough, set[str]()), (scarce, {"train-3.hidden", "validation-3.hidden"})):
+        folder = tmp_path / str(settings.training.cache_bytes)
+        Bench(settings, folder).reader.material()
+        assert {file.name for file in folder.glob("*.hidden")} == files
+
+
+def test_no_two_stages_hidden_states_are_held_at_once(task: Task, tmp_path: Path) -> None:
+    bench, seen = Bench(task, tmp_path), list[weakref.ref[torch.Tensor]]()
+    read = bench.reader.material
+
+    def watched() -> Material:
+        assert [one() for one in seen] == [None] * len(seen)
+        material = read()
+        seen.append(weakref.ref(material.train.hidden.states))
+        return material
+
+    fit(bench.network, TWO_STAGES, watched, bench.rules, tmp_path)
+    assert len(seen) == 2
 
 
 def test_material_weights_count(task: Task, tmp_path: Path) -> None:
