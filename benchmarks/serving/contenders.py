@@ -24,7 +24,7 @@ from benchmarks.serving.load import WIRES, Job, Outcome
 from benchmarks.serving.material import ROOT, TASK, VERSION, VERSIONS, WORK, Expected
 
 READY_SECONDS = 90.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 5.0
 OURS = ROOT / ".venv" / "bin"
 THEIRS = WORK / "venv" / "bin"
 SERVERS = "benchmarks.serving.servers"
