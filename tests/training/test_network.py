@@ -44,7 +44,7 @@ from training.export import FP32, Exported, principal_components, write_onnx
 from training.learning import Reader, Source
 from training.network import Network
 from training.targets.labels import Probabilities
-from training.text import TextEncoder
+from training.text import SHORT, TextEncoder, attend
 
 SMALL = {
     "vocab_size": 60,
@@ -84,6 +84,26 @@ def test_cut_in_two_the_network_answers_as_the_whole(encoder: Any, tmp_path: Pat
         hidden = encoder.eval()(input_ids=ids, attention_mask=mask).last_hidden_state
         expected = torch.stack([hidden[0].mean(dim=0), hidden[1, :4].mean(dim=0)])
         torch.testing.assert_close(network(ids, mask).pooled, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 7, SHORT, SHORT + 1])
+def test_attention_in_bfloat16_is_what_the_fused_one_gives_in_float32_but_for_rounding(tokens: int) -> None:
+    chance = torch.Generator().manual_seed(0)
+    exact = [torch.randn(3, 4, tokens, 8, generator=chance).requires_grad_() for _ in range(3)]
+    rounded = [one.detach().bfloat16().requires_grad_() for one in exact]
+    mask = torch.zeros(3, 1, 1, tokens)
+    mask[1, ..., 1:] = torch.finfo(torch.float32).min
+    query, key, value = exact
+    fused = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.25)
+    expected = fused.transpose(1, 2)
+    query, key, value = rounded
+    found, _ = attend(torch.nn.Identity(), query, key, value, mask.bfloat16(), scaling=0.25)
+    assert (found.shape, found.dtype) == ((3, tokens, 4, 8), torch.bfloat16)
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
+    weights = torch.randn(expected.shape, generator=chance)
+    gradients = torch.autograd.grad((found.float() * weights).sum(), rounded)
+    for ours, theirs in zip(gradients, torch.autograd.grad((expected * weights).sum(), exact), strict=True):
+        torch.testing.assert_close(ours.float(), theirs, atol=0.06, rtol=0.06)
 
 
 @pytest.mark.parametrize(
