@@ -114,7 +114,7 @@ class Training(Section):
     """The staged fine-tuning."""
 
     frozen: Fraction | None = Field(
-        None, description="share of the layers that the first stage leaves as they are; None: 0.5, or 0.75 on few rows"
+        None, description="share of the layers that the first stage leaves as they are; None: 0.35, or 0.75 on few rows"
     )
     epochs: int | None = Field(None, ge=1, description="of the first stage; None: 2, or 4 on few rows")
     stages: int = Field(1, ge=1, le=4, description="2 or 3 let more layers learn afterwards, where that is better")

@@ -13,7 +13,7 @@ from training.network import boundary_of
 
 FEW = 500  # training rows; with fewer, more layers learn the rows by heart
 FEW_SHOT = 100  # training rows; with fewer, contrasting labels was better wherever it was compared: docs/decisions.md
-FROZEN, FROZEN_FEW = 0.5, 0.75
+FROZEN, FROZEN_FEW = 0.35, 0.75
 EPOCHS, EPOCHS_FEW = 2, 4
 FEWEST_BATCHES = 30  # of the first stage
 MOST_EPOCHS = 50  # without early stopping

@@ -37,13 +37,13 @@ def test_contrasting_is_one_stage_of_its_own() -> None:
 
 
 def test_one_stage_is_the_default_and_more_may_be_asked_for_where_there_are_rows_enough() -> None:
-    assert boundaries() == [5]
-    assert boundaries(FEW, stages=2) == [5, 3]
+    assert boundaries() == [3]
+    assert boundaries(FEW, stages=2) == [3, 1]
 
 
 def test_few_rows_move_fewer_layers_for_longer() -> None:
     many, few = (plan(Training(), LAYERS, rows)[0] for rows in (FEW, FEW - 1))
-    assert (many.boundary, many.epochs) == (5, 2)
+    assert (many.boundary, many.epochs) == (3, 2)
     assert (few.boundary, few.epochs) == (7, 4)
 
 
