@@ -127,8 +127,8 @@ def attend(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """PyTorch's fused attention, but for short texts in bfloat16 on a CPU: its backward pass takes five times as long
-    there as two plain products and a softmax.
+    """PyTorch's fused attention, but of short texts in bfloat16 on a CPU two plain products and a softmax, which are
+    several times as fast there (docs/decisions.md).
 
     (batch, heads, tokens, width of a head) three times, a mask of (batch, 1, 1, tokens) -> (batch, tokens, heads,
     width of a head), and no weights.
