@@ -117,6 +117,11 @@ class Training(Section):
         None, description="share of the layers that the first stage leaves as they are; None: 0.35, or 0.75 on few rows"
     )
     epochs: int | None = Field(None, ge=1, description="of the first stage; None: 2, or 4 on few rows")
+    revisit: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="share of the rows that epochs after a stage's first go over, those with the largest losses; None:"
+        " 0.5, or all of few rows",
+    )
     stages: int = Field(1, ge=1, le=4, description="2 or 3 let more layers learn afterwards, where that is better")
     thaw: Share = Field(0.2, description="share of the layers that each further stage adds to those that learn")
     stage_epochs: int = Field(3, ge=1, description="of each further stage")
@@ -145,7 +150,7 @@ class Training(Section):
         0.0, description="share of tokens left out at random, in training alone"
     )
     augment: Augment = Augment()
-    validate_every: int = Field(50, ge=1, description="batches between validations")
+    validate_every: int = Field(50, ge=1, description="at least so many batches between validations")
     patience: int | None = Field(4, ge=1, description="validations without improvement before a stage ends early")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     cache_bytes: int = Field(
@@ -295,7 +300,7 @@ class Task(Section):
         if values.get("input") == "image":
             defaults["serving"] = {"max_body_bytes": IMAGE_BODY_BYTES}
             defaults["data"] = {"near_duplicates": ALIKE_IMAGES}
-            defaults["training"] = {"frozen": 0.75, "epochs": 4, "layer_decay": 0.5}
+            defaults["training"] = {"frozen": 0.75, "epochs": 4, "revisit": 1.0, "layer_decay": 0.5}
         if values.get("kind") == "regression":
             defaults["training"] = defaults.get("training", {}) | {"few_shot": "off"}
         sections = {name: values.get(name, {}) for name in defaults}

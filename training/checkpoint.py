@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from training.loop import Held
     from training.progress import Progress
 
 
@@ -22,19 +23,15 @@ class Checkpoint(NamedTuple):
     progress: dict[str, Any]
     network: dict[str, Tensor]
     best: dict[str, Tensor]
+    losses: Tensor
     optimizer: dict[int, dict[str, Tensor]]
 
 
-def save(
-    file: Path,
-    progress: "Progress",
-    network: dict[str, Tensor],
-    best: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> None:
+def save(file: Path, progress: "Progress", network: dict[str, Tensor], held: "Held") -> None:
     tensors = {f"network.{name}": value for name, value in network.items()}
-    tensors |= {f"best.{name}": value.clone() for name, value in best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
+    tensors |= {f"best.{name}": value.clone() for name, value in held.best.items()}
+    tensors["losses"] = held.losses
+    for index, state in held.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     write(file, tensors, {"progress": json.dumps(asdict(progress))})
 
@@ -51,7 +48,7 @@ def load(file: Path) -> Checkpoint | None:
         if name.startswith("optimizer."):
             _, index, key = name.split(".")
             optimizer.setdefault(int(index), {})[key] = value
-    return Checkpoint(progress, _under("network.", tensors), _under("best.", tensors), optimizer)
+    return Checkpoint(progress, _under("network.", tensors), _under("best.", tensors), tensors["losses"], optimizer)
 
 
 def write(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

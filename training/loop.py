@@ -1,8 +1,8 @@
 """The training loop: what lies above the frozen boundary, on hidden states that are already there.
 
     for each stage: let more layers learn; run what stays frozen once; then
-    for each batch: forward, backward, step; every `validate_every` batches and after each epoch: validate, keep the
-    best, checkpoint; stop after `patience` validations without improvement; return to the best
+    for each batch (training/epochs.py): forward, backward, step; at times: validate, keep the best, checkpoint; stop
+    after `patience` validations without improvement; return to the best
     a stage that is no better than what was before it leaves nothing behind, and none follows
 
 The state of the loop is `Progress` and the tensors in the checkpoint, nothing else; what is random depends on the seed
@@ -11,10 +11,10 @@ that was not.
 """
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +28,9 @@ from regraft.answers import FIGURES
 from regraft.errors import ConfigError
 from regraft.task import Training
 from training import checkpoint
-from training.cache import HiddenStates, batches_by_length
+from training.cache import HiddenStates
 from training.diagnosis import diagnose
+from training.epochs import Calendar, epoch_batches, hardest, validations
 from training.losses import Loss, contrastive
 from training.network import Hidden, Network
 from training.optimizer import clip_gradients, gradients, make_optimizer, set_learning_rate
@@ -41,8 +42,6 @@ from training.stages import Stage
 from training.targets import Target
 
 CHECKPOINT = "checkpoint.safetensors"
-CLOSEST = 10  # batches between two validations
-BUCKET = 100  # so many batches are sorted by length together; beyond, their order is random
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +77,15 @@ class Rules(NamedTuple):
     team: Team = ALONE
 
 
+@dataclass
+class Held:
+    """What is carried from batch to batch beside the network's own tensors; all of it is in the checkpoint."""
+
+    optimizer: torch.optim.Optimizer
+    best: dict[str, Tensor]  # the network's state at the best validation
+    losses: Tensor  # (training rows,) of the stage's first epoch; 0 where a row's turn is yet to come
+
+
 class Seen:
     """What the batches since the last validation gave."""
 
@@ -99,15 +107,16 @@ def fit(
     while True:
         stage = stages[progress.stage]
         network.unfreeze(stage.boundary)
-        material, best = read(), network.trained_state()
-        optimizer = make_optimizer(network, stage, rules.settings, len(material.train.labels))
+        material = read()
+        rows = len(material.train.labels)
+        held = Held(make_optimizer(network, stage, rules.settings, rows), network.trained_state(), torch.zeros(rows))
         if stored:
             network.load_trained_state(stored.network)
-            checkpoint.restore_optimizer(optimizer, stored.optimizer)
-            best, stored = stored.best, None
+            checkpoint.restore_optimizer(held.optimizer, stored.optimizer)
+            held.best, held.losses, stored = stored.best, stored.losses, None
             _log.info("going on from batch %d of stage %d", progress.step - progress.stage_start, progress.stage + 1)
-        best = run_stage(network, stage, material, optimizer, best, progress, rules, folder)
-        network.load_trained_state(best)
+        run_stage(network, stage, material, held, progress, rules, folder)
+        network.load_trained_state(held.best)
         network.learning_mode(on=False)
         end = end_stage(stage, progress, rules.target)
         if not end.kept or progress.interrupted or progress.stage + 1 == len(stages):
@@ -121,28 +130,28 @@ def run_stage(
     network: Network,
     stage: Stage,
     material: Material,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
+    held: Held,
     progress: Progress,
     rules: Rules,
     folder: Path,
-) -> dict[str, Tensor]:
-    """Train until the stage's epochs are over, it stops early or somebody presses Ctrl-C; returns the best state."""
+) -> None:
+    """Train until the stage's epochs are over, it stops early or somebody presses Ctrl-C; `held` has the best state."""
     (train, validation), settings, team = material, rules.settings, rules.team
-    per_epoch = math.ceil(len(train.labels) / settings.batch_size)
-    total = per_epoch * stage.epochs
+    calendar = Calendar.of(stage, len(train.labels), settings.batch_size)
+    total = calendar.ends[-1]
     seen, before, started = Seen(), progress.seconds, time.monotonic()
     done = first = progress.step - progress.stage_start
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=progress.step + 1) if team.is_main else None
-    due = validations(per_epoch, stage.epochs, settings.validate_every)
+    due = validations(calendar.ends, settings.validate_every)
     quiet = not (team.is_main and sys.stderr.isatty())
     bar = tqdm(total=total, initial=done, unit="batch", desc=f"stage {progress.stage + 1}", disable=quiet)
     try:
         while done < total and not progress.stopped_early:
-            epoch, position = divmod(done, per_epoch)
-            for batch in epoch_batches(train.hidden.lengths, settings, (progress.stage, epoch))[position:]:
-                rate = set_learning_rate(optimizer, stage, done, per_epoch, settings, progress.damping)
-                train_batch(network, stage, train, batch, epoch, optimizer, rules, seen, progress)
+            epoch, position = calendar.place(done)
+            rows = hardest(held.losses, stage.revisit) if epoch else None
+            for batch in epoch_batches(train.hidden.lengths, settings, (progress.stage, epoch), rows)[position:]:
+                rate = set_learning_rate(held.optimizer, stage, done, calendar, settings, progress.damping)
+                train_batch(network, stage, train, batch, epoch, held, rules, seen, progress)
                 done = progress.step - progress.stage_start
                 bar.update()
                 if done in due:
@@ -150,12 +159,12 @@ def run_stage(
                         fit_head(network, train.hidden, train.labels, train.weights, rules.dtype)
                     point = validate(network, validation, rules, progress, seen, rate)
                     if judge(progress, point, settings.patience):
-                        best = network.trained_state()
+                        held.best = network.trained_state()
                     watch(progress)
                     point.seconds = progress.seconds = before + time.monotonic() - started
                     if board:
                         write_point(board, point)
-                        checkpoint.save(folder / CHECKPOINT, progress, network.trained_state(), best, optimizer)
+                        checkpoint.save(folder / CHECKPOINT, progress, network.trained_state(), held)
                     _say(bar, point, rules.target, done, total, (time.monotonic() - started) / (done - first))
                     seen = Seen()
                 if progress.stopped_early:
@@ -169,46 +178,20 @@ def run_stage(
         bar.close()
         if board:
             board.close()
-    return best
-
-
-def validations(per_epoch: int, epochs: int, every: int) -> set[int]:
-    """The batches after which to validate: each epoch's end, evenly within long epochs, and the very last.
-
-    Where an epoch has next to no batches, ten are between two validations.
-    """
-    parts = max(1, round(per_epoch / every))
-    due = [0]
-    for part in range(1, parts * epochs + 1):
-        step = round(part * per_epoch / parts)
-        if step - due[-1] >= min(every, CLOSEST):
-            due.append(step)
-    return {*due[1:], per_epoch * epochs}
 
 
 def end_stage(stage: Stage, progress: Progress, target: Target) -> StageEnd:
     """Note what came of the stage, and say so."""
     best = progress.best_step if progress.best_step > progress.stage_start else None
     steps = progress.step - progress.stage_start
-    end = StageEnd(stage.boundary, stage.learning_rate, stage.objective, steps, best, progress.stopped_early)
+    end = StageEnd(
+        stage.boundary, stage.learning_rate, stage.objective, stage.revisit, steps, best, progress.stopped_early
+    )
     progress.stages.append(end)
     points = {point.step: point for point in progress.curve}
     outcome = f"kept, {_in_words(points[best], target)}" if best else "no better than before: reverted"
     _log.info("stage %d, %d layers frozen, %d batches: %s", progress.stage + 1, stage.boundary, steps, outcome)
     return end
-
-
-def epoch_batches(lengths: Tensor, settings: Training, place: tuple[int, int]) -> list[list[int]]:
-    """An epoch's batches of like lengths in random order; the same for the same seed, stage and epoch (`place`)."""
-    generator = np.random.default_rng((settings.seed, *place))
-    order = generator.permutation(len(lengths))
-    chunk = BUCKET * settings.batch_size
-    batches: list[list[int]] = []
-    for start in range(0, len(order), chunk):
-        indices = order[start : start + chunk]
-        by_length = batches_by_length(lengths[indices].tolist(), settings.batch_size)
-        batches += [indices[places].tolist() for places in by_length]
-    return [batches[index] for index in generator.permutation(len(batches))]
 
 
 def train_batch(
@@ -217,7 +200,7 @@ def train_batch(
     train: Examples,
     indices: list[int],
     epoch: int,
-    optimizer: torch.optim.Optimizer,
+    held: Held,
     rules: Rules,
     seen: Seen,
     progress: Progress,
@@ -237,17 +220,20 @@ def train_batch(
         output = network.suffix(hidden)
     losses = contrastive(output.adapted, truth) if contrasts else rules.loss.of(output.logits, truth)
     loss = (losses * shares.to(device)).sum()
-    optimizer.zero_grad(set_to_none=True)
+    held.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    value = loss.detach().reshape(1)
-    team.add_up([value, *gradients(network)])
+    value, each = loss.detach().reshape(1), torch.zeros(len(indices))
+    each[team.part] = losses.detach().float().cpu()
+    team.add_up([value, each, *gradients(network)])
+    if epoch == 0:
+        held.losses[indices] = each
     if not torch.isfinite(value):
         raise ConfigError(
             f"the loss is {value.item()} at batch {progress.step + 1}: the learning rate is probably too high; lower"
             " training.learning_rate, or set training.precision: fp32"
         )
     seen.norms.append(clip_gradients(network))
-    optimizer.step()
+    held.optimizer.step()
     progress.step += 1
     seen.losses.append(value.item())
     seen.tallies.append(rules.target.tally(output.logits.detach().float().cpu(), truth.cpu()))

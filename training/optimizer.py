@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from regraft.task import Training
+from training.epochs import Calendar
 from training.network import Network
 from training.stages import FEW, Stage
 
@@ -27,18 +28,23 @@ def make_optimizer(network: Network, stage: Stage, settings: Training, rows: int
 
 
 def set_learning_rate(
-    optimizer: torch.optim.Optimizer, stage: Stage, step: int, per_epoch: int, settings: Training, damping: float = 1.0
+    optimizer: torch.optim.Optimizer,
+    stage: Stage,
+    step: int,
+    calendar: Calendar,
+    settings: Training,
+    damping: float = 1.0,
 ) -> float:
     """For this step of the stage, from 0; returns the head's rate.
 
     Linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter 2017) or a tenth after each `drop_epochs`.
     """
-    total = per_epoch * stage.epochs
+    total = calendar.ends[-1]
     warmup = max(1, round(total * settings.warmup))
     if step < warmup:
         factor = (step + 1) / warmup
     elif settings.schedule == "step":
-        factor = 0.1 ** (step // (per_epoch * settings.drop_epochs))
+        factor = 0.1 ** (calendar.place(step)[0] // settings.drop_epochs)
     else:
         factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
     for group in optimizer.param_groups:

@@ -45,6 +45,7 @@ class StageEnd:
     boundary: int  # how many layers were frozen
     learning_rate: float
     objective: str
+    revisit: float  # share of the rows that epochs after the first went over
     steps: int
     best_step: int | None
     stopped_early: bool

@@ -15,6 +15,7 @@ FEW = 500  # training rows; with fewer, more layers learn the rows by heart
 FEW_SHOT = 100  # training rows; with fewer, contrasting labels was better wherever it was compared: docs/decisions.md
 FROZEN, FROZEN_FEW = 0.35, 0.75
 EPOCHS, EPOCHS_FEW = 2, 4
+REVISIT, REVISIT_FEW = 0.5, 1.0
 FEWEST_BATCHES = 30  # of the first stage
 MOST_EPOCHS = 50  # without early stopping
 
@@ -23,12 +24,14 @@ MOST_EPOCHS = 50  # without early stopping
 class Stage:
     """The layers from `boundary` upwards learn; `learning_rate` is the head's.
 
+    Epochs after the first go over the share of `revisit` of the rows, those with the largest losses.
     To contrast is to draw the vectors of one label together; the head is fitted to them before each validation.
     """
 
     boundary: int
     epochs: int
     learning_rate: float
+    revisit: float = 1.0
     objective: Literal["classify", "contrast"] = "classify"
 
 
@@ -40,15 +43,17 @@ def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
     """
     frozen = _frozen(settings, rows)
     first = boundary_of(frozen, layers)
+    epochs, rate = _epochs(settings, rows), settings.learning_rate
     movable = first < layers or settings.adapter > 0  # contrasting moves vectors, and the head comes after them
     if movable and (settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT)):
-        return [Stage(first, _epochs(settings, rows), settings.learning_rate, "contrast")]
-    stages = [Stage(first, _epochs(settings, rows), settings.learning_rate)]
+        return [Stage(first, epochs, rate, objective="contrast")]
+    revisit = settings.revisit or (REVISIT if rows >= FEW else REVISIT_FEW)
+    stages = [Stage(first, epochs, rate, revisit)]
     for number in range(1, settings.stages):
         boundary = min(boundary_of(max(frozen - number * settings.thaw, 0), layers), stages[-1].boundary - 1)
         if boundary >= 0:
             rate = settings.learning_rate * settings.stage_decay**number
-            stages.append(Stage(boundary, settings.stage_epochs, rate))
+            stages.append(Stage(boundary, settings.stage_epochs, rate, revisit))
     if not settings.force:
         _refuse(settings, stages, layers, rows)
     return stages

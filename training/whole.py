@@ -16,8 +16,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from training.cache import batches_by_length
+from training.epochs import epoch_batches
 from training.learning import Source
-from training.loop import epoch_batches
 from training.losses import Loss
 from training.network import Network
 from training.outputs import EVALUATION_BATCH

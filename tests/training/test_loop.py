@@ -17,8 +17,9 @@ from training import loop
 from training.backbone import open_backbone, open_preprocessor
 from training.clock import Clock
 from training.dataset import read_dataset
+from training.epochs import Calendar, hardest
 from training.learning import Reader, Source
-from training.loop import Material, Rules, Seen, epoch_batches, fit, judge, validations, without_some
+from training.loop import Material, Rules, Seen, fit, judge, without_some
 from training.network import Hidden, Network
 from training.optimizer import make_optimizer, set_learning_rate
 from training.progress import Point, Progress
@@ -95,7 +96,7 @@ TWO_STAGES = (Stage(3, 2, 2e-2), Stage(2, 1, 1e-2))
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: list[int]
 ) -> None:
-    """Two epochs of fourteen batches, validated every five, then another with one more layer."""
+    """Two epochs of fourteen batches, validated twice in each, then another with one more layer."""
     whole = Bench(task, tmp_path / "whole")
     straight = whole.fit(*TWO_STAGES)
     assert [stage.kept for stage in straight.stages] == [True, True]
@@ -107,6 +108,45 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     again = resumed.fit(*TWO_STAGES)
     assert again.curve == straight.curve
     assert (again.best_step, again.stages) == (straight.best_step, straight.stages)
+    assert same(state_of(whole.network), state_of(resumed.network))
+
+
+HARDEST = Stage(3, 3, 2e-2, revisit=0.3)
+
+
+def test_epochs_after_the_first_go_over_the_rows_that_were_hardest_in_it(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, train_batch = Bench(task, tmp_path), loop.train_batch
+    shown: list[set[int]] = [set(), set(), set()]
+    held: list[loop.Held] = []
+
+    def watched(*arguments: Any) -> None:
+        indices, epoch = arguments[3:5]
+        shown[epoch].update(indices)
+        held.append(arguments[5])
+        train_batch(*arguments)
+
+    monkeypatch.setattr(loop, "train_batch", watched)
+    bench.fit(HARDEST)
+    losses = held[-1].losses
+    assert shown[0] == set(range(len(losses)))
+    assert shown[1] == shown[2] == set(hardest(losses, 0.3).tolist())
+    assert len(shown[1]) == math.ceil(0.3 * len(losses))
+    assert losses.min() > 0
+
+
+def test_a_run_that_was_stopped_goes_over_the_same_rows_again(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Bench(task, tmp_path / "whole")
+    straight = whole.fit(HARDEST)
+    monkeypatch.setattr(loop, "train_batch", stopping_at([9, 15, 21]))
+    for _ in range(3):
+        with pytest.raises(Killed):
+            Bench(task, tmp_path / "stopped").fit(HARDEST)
+    resumed = Bench(task, tmp_path / "stopped")
+    assert resumed.fit(HARDEST).curve == straight.curve
     assert same(state_of(whole.network), state_of(resumed.network))
 
 
@@ -144,7 +184,7 @@ def test_it_learns(task: Task, tmp_path: Path, settings: dict[str, object]) -> N
 
 def test_vectors_of_one_label_are_drawn_together_and_a_head_is_fitted_to_them(task: Task, tmp_path: Path) -> None:
     bench = Bench(task, tmp_path)
-    progress = bench.fit(Stage(3, 3, 5e-3, "contrast"))
+    progress = bench.fit(Stage(3, 3, 5e-3, objective="contrast"))
     assert progress.best > 0.7
     assert progress.curve[-1].train_loss < progress.curve[0].train_loss
     assert progress.stages[0].objective == "contrast"
@@ -161,14 +201,14 @@ def test_a_loss_that_is_no_number_stops_with_advice(task: Task, tmp_path: Path) 
 def test_ctrl_c_keeps_the_best_so_far(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_batch = loop.train_batch
 
-    def interrupted_after_seven(*arguments: Any) -> None:
-        if arguments[-1].step == 7:
+    def interrupted_after_nine(*arguments: Any) -> None:
+        if arguments[-1].step == 9:
             raise KeyboardInterrupt
         train_batch(*arguments)
 
-    monkeypatch.setattr(loop, "train_batch", interrupted_after_seven)
+    monkeypatch.setattr(loop, "train_batch", interrupted_after_nine)
     progress = Bench(task, tmp_path / "late").fit(*TWO_STAGES)
-    assert (progress.interrupted, progress.step, progress.best_step) == (True, 7, 5)
+    assert (progress.interrupted, progress.step, progress.best_step) == (True, 9, 7)
     assert len(progress.stages) == 1
     with pytest.raises(KeyboardInterrupt):  # nothing was validated yet, so there is no best
         Bench(task, tmp_path / "early", validate_every=50).fit()
@@ -208,44 +248,18 @@ def test_the_rate_is_halved_when_the_validation_loss_bounces() -> None:
     assert [finding.kind for finding in progress.findings] == ["bouncing"]
 
 
-def test_an_epoch_shows_each_example_once_with_neighbours_of_like_length() -> None:
-    lengths = torch.arange(200) % 37
-    settings = Training(batch_size=8, seed=1)
-    batches = epoch_batches(lengths, settings, (0, 0))
-    assert sorted(index for batch in batches for index in batch) == list(range(200))
-    assert max(int(lengths[batch].max() - lengths[batch].min()) for batch in batches) <= 3
-    assert batches == epoch_batches(lengths, settings, (0, 0))
-    others = [(settings, (0, 1)), (settings, (1, 0)), (Training(batch_size=8, seed=2), (0, 0))]
-    assert all(batches != epoch_batches(lengths, *other) for other in others)
-
-
-@pytest.mark.parametrize(
-    ("per_epoch", "every", "due"),
-    [
-        (14, 50, {14, 28}),
-        (100, 50, {50, 100, 150, 200}),
-        (120, 50, {60, 120, 180, 240}),
-        (3, 50, {6}),
-        (6, 50, {12}),
-        (8, 4, {4, 8, 12, 16}),
-    ],
-)
-def test_validations_are_spread_evenly_over_an_epoch(per_epoch: int, every: int, due: set[int]) -> None:
-    assert validations(per_epoch, 2, every) == due
-
-
 def test_the_rate_warms_up_and_falls_and_is_lower_for_deeper_layers(task: Task, tmp_path: Path) -> None:
     network = Bench(task, tmp_path).network
-    settings, stage = Training(layer_decay=0.25, warmup=0.1), Stage(3, 4, 1.0)
+    settings, stage, calendar = Training(layer_decay=0.25, warmup=0.1), Stage(3, 4, 1.0), Calendar(25, 25, 4)
     optimizer = make_optimizer(network, stage, settings, rows=1000)
-    head = [set_learning_rate(optimizer, stage, step, 25, settings) for step in range(100)]
+    head = [set_learning_rate(optimizer, stage, step, calendar, settings) for step in range(100)]
     assert head[9] == max(head) == 1.0
     assert head[:10] == sorted(head[:10])
     assert head[10:] == sorted(head[10:], reverse=True)
     assert [group["lr"] / head[-1] for group in optimizer.param_groups] == pytest.approx([1.0, 0.25])
-    assert set_learning_rate(optimizer, stage, 9, 25, settings, damping=0.5) == 0.5
+    assert set_learning_rate(optimizer, stage, 9, calendar, settings, damping=0.5) == 0.5
     steps = Training(schedule="step", drop_epochs=2, warmup=0.0)
-    falling = [set_learning_rate(optimizer, stage, step, 25, steps) for step in (1, 49, 50, 99)]
+    falling = [set_learning_rate(optimizer, stage, step, calendar, steps) for step in (1, 49, 50, 99)]
     assert falling == pytest.approx([1.0, 1.0, 0.1, 0.1])
 
 
