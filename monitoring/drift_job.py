@@ -34,8 +34,9 @@ from regraft.eventlog import EventLog, open_log
 from regraft.events import ColumnDrift, DriftMeasured
 from regraft.history import History
 from regraft.inputs import InputStore
+from regraft.sections import Drift
 from regraft.settings import Settings
-from regraft.task import Drift, Task
+from regraft.task import Task
 from regraft.versions import VersionStore
 
 LOGGER = logging.getLogger(__name__)

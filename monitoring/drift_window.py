@@ -12,7 +12,7 @@ from monitoring.live import HORIZON
 from monitoring.loop import LoopState
 from regraft.errors import NotFound
 from regraft.history import as_utc
-from regraft.task import Drift
+from regraft.sections import Drift
 
 _FRESH = "kind = 'prediction_made' AND version = $version AND happened_at > $after"
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from monitoring.loop import LoopState
 from monitoring.quality import Estimate
 from regraft.answers import FIGURES, LESS_IS_BETTER
-from regraft.task import Retraining
+from regraft.sections import Retraining
 
 
 class ReasonCode(StrEnum):

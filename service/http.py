@@ -21,7 +21,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from regraft.errors import MalformedRequest, PayloadTooLarge, RegraftError, RequestTimeout, UnsupportedMediaType
-from regraft.task import Serving
+from regraft.sections import Serving
 from service import guards
 from service.gate import ALWAYS_OPEN
 from service.parts import Parts

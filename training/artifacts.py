@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regraft.preprocessing import Preprocessor
-from regraft.task import Export
+from regraft.sections import Export
 from regraft.versions import Artifact
 from training.cache import batches_by_length
 from training.export import FP32, Parity

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from regraft.task import Augment, Training
+from regraft.sections import Augment, Training
 from training.data import Row
 from training.pictures import ImageFile
 

@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 from regraft.errors import ConfigError
 from regraft.preprocessing import TextPreprocessor, TextSpec
-from regraft.task import Backbone, Task
+from regraft.sections import Backbone
+from regraft.task import Task
 from training.pictures import timm_config
 
 # Licences that allow commercial use of what is made from the weights, by the names that model cards use.

@@ -12,8 +12,9 @@ from regraft.answers import SHORT
 from regraft.cli import with_settings
 from regraft.eventlog import EventLog, open_log
 from regraft.events import ReleaseChanged
+from regraft.sections import Backbone
 from regraft.settings import Settings
-from regraft.task import Backbone, Task
+from regraft.task import Task
 from regraft.versions import Manifest, Metric, VersionStore
 
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from regraft.answers import LESS_IS_BETTER, SHORT
 from regraft.errors import ConfigError, DataError
-from regraft.task import Backbone, Task
+from regraft.sections import Backbone
+from regraft.task import Task
 from regraft.versions import Metric
 from training.backbone import open_backbone
 from training.baselines import FROZEN

@@ -12,7 +12,8 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from regraft.task import Columns, Task
+from regraft.sections import Columns
+from regraft.task import Task
 from training.pictures import check_file
 from training.records import BadRow, Record, records
 

@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from regraft.errors import DataError
-from regraft.task import Data, Task
+from regraft.sections import Data
+from regraft.task import Task
 from training.checks import Findings, inspect, refuse
 from training.data import Parts, data_card, file_hash, read, split_hash
 from training.distribution import answers_in, distribution_of

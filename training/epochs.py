@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from regraft.task import Training
+from regraft.sections import Training
 from training.cache import batches_by_length
 from training.stages import Stage
 

@@ -15,7 +15,7 @@ from regraft.events import NAMED_VERSION, VerdictReached
 from regraft.history import History
 from regraft.ids import derived_id
 from regraft.releases import Release
-from regraft.task import Experiment
+from regraft.sections import Experiment
 from training import verdict
 from training.verdict import Outcome
 

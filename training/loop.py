@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from regraft.answers import FIGURES
 from regraft.errors import ConfigError
-from regraft.task import Training
+from regraft.sections import Training
 from training import checkpoint
 from training.cache import HiddenStates
 from training.diagnosis import diagnose

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from regraft.task import Training
+from regraft.sections import Training
 
 IMBALANCE = 10  # times as frequent, from which on the focal loss is taken
 FOCUS = 2.0  # gamma in Lin et al. 2017, "Focal Loss for Dense Object Detection", who found 2 the best

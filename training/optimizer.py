@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from regraft.task import Training
+from regraft.sections import Training
 from training.epochs import Calendar
 from training.network import Network
 from training.stages import FEW, Stage

@@ -14,7 +14,7 @@ from regraft.errors import ConfigError, InvalidInput
 from regraft.inputs import reference_of
 from regraft.preprocessing import ImagePreprocessor, ImageSpec
 from regraft.preprocessing.image import MODES, check_whole
-from regraft.task import Backbone
+from regraft.sections import Backbone
 
 RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # as Pillow counts them
 

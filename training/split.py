@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from regraft.task import Data
+from regraft.sections import Data
 from training.data import PARTS, Parts, Row
 from training.duplicates import Sets, similar
 from training.lookalikes import Looks, look_alike

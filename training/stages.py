@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from regraft.errors import ConfigError
-from regraft.task import Training
+from regraft.sections import Training
 from training.network import boundary_of
 
 FEW = 500  # training rows; with fewer, more layers learn the rows by heart

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from regraft.task import Value
+from regraft.sections import Value
 from regraft.versions import Metric
 from training.evaluate import mean
 

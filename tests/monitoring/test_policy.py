@@ -14,7 +14,7 @@ from regraft.events import (
     ReleaseChanged,
     RetrainingRequested,
 )
-from regraft.task import Retraining
+from regraft.sections import Retraining
 
 RELEASED = datetime(2026, 3, 1, tzinfo=UTC)
 NOW = RELEASED + timedelta(days=5)

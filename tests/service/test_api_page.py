@@ -10,7 +10,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from regraft import errors
-from regraft.task import Serving
+from regraft.sections import Serving
 from service import guards, routes
 from service.grpc_calls import STATUSES
 

@@ -7,7 +7,8 @@ import torch
 
 from regraft.errors import ConfigError
 from regraft.preprocessing import ImageSpec
-from regraft.task import Augment, Task
+from regraft.sections import Augment
+from regraft.task import Task
 from tests.images import pixels
 from tests.training.pictures import save_image_backbone, save_pictures
 from tests.training.test_images import write_task

@@ -8,7 +8,8 @@ from safetensors.numpy import load_file, save_file
 
 from regraft.cli import main
 from regraft.errors import ConfigError, DataError
-from regraft.task import Backbone, Task
+from regraft.sections import Backbone
+from regraft.task import Task
 from regraft.versions import Metric
 from tests.training.conftest import CARD, examples, save_backbone, write_task
 from training.compare import Comparison, Tried, sample, table, try_backbones

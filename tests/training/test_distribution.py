@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from regraft.answers import Labels, Numbers
-from regraft.task import Data
+from regraft.sections import Data
 from training.data import PARTS, Parts, Row
 from training.distribution import answers_in, distribution_of
 from training.split import grouped, split

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from regraft.task import Training
+from regraft.sections import Training
 from training.epochs import Calendar, epoch_batches, hardest, validations
 from training.stages import Stage
 

@@ -10,7 +10,7 @@ from regraft.eventlog import Record, SQLiteLog
 from regraft.events import Arm, Event, PredictionMade, QueueReason, ReleaseChanged, ReviewGiven, Shadow, VerdictReached
 from regraft.history import History
 from regraft.ids import derived_id
-from regraft.task import Experiment
+from regraft.sections import Experiment
 from training import experiment
 
 SETTINGS = Experiment(share=0.5, minimum=10, cap=60)

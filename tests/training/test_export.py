@@ -10,7 +10,8 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from regraft.answers import Labels
 from regraft.errors import VersionRefused
 from regraft.preprocessing import Encoding, TextPreprocessor
-from regraft.task import Export, Task
+from regraft.sections import Export
+from regraft.task import Task
 from regraft.versions import Artifact
 from tests.training.conftest import LABELS
 from training import artifacts

@@ -21,8 +21,9 @@ from regraft.errors import ConfigError
 from regraft.inputs import InputStore, reference_of
 from regraft.preprocessing import ImagePreprocessor, ImageSpec
 from regraft.preprocessing.image import FACTS
+from regraft.sections import Backbone
 from regraft.settings import Settings
-from regraft.task import Backbone, Task
+from regraft.task import Task
 from regraft.versions import Manifest, VersionStore, read_golden
 from tests.images import file_of, picture, pixels, png
 from tests.training.pictures import COLOURS, save_image_backbone, save_pictures

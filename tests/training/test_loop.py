@@ -11,7 +11,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from regraft.errors import ConfigError
-from regraft.task import Task, Training
+from regraft.sections import Training
+from regraft.task import Task
 from tests.training.test_regression import SPREAD, rated, write_numbers
 from training import loop
 from training.backbone import open_backbone, open_preprocessor

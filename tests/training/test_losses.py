@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from regraft.task import Training
+from regraft.sections import Training
 from training.losses import FOCUS, choose, contrastive
 
 

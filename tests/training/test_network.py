@@ -31,7 +31,8 @@ from transformers import (
 )
 
 from regraft.errors import ConfigError
-from regraft.task import Backbone, Task
+from regraft.sections import Backbone
+from regraft.task import Task
 from tests.training.conftest import CARD, save_backbone
 from tests.training.convolutions import Convolutions
 from training import backbone as backbone_module

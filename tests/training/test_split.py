@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from regraft.errors import DataError
-from regraft.task import Columns, Data, Task
+from regraft.sections import Columns, Data
+from regraft.task import Task
 from tests.training.conftest import examples
 from tests.training.test_data import GOOD, task_of
 from training.data import PARTS, Parts, Row, split_hash

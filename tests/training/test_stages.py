@@ -1,7 +1,7 @@
 import pytest
 
 from regraft.errors import ConfigError
-from regraft.task import Training
+from regraft.sections import Training
 from training.stages import FEW, FEWEST_BATCHES, plan
 
 LAYERS = 10

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from regraft.answers import Labels
-from regraft.task import Value
+from regraft.sections import Value
 from training.targets import target_for
 from training.value import costs_of, worth
 

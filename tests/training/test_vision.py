@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from regraft.errors import ConfigError
-from regraft.task import Backbone
+from regraft.sections import Backbone
 from tests.training.conftest import CARD
 from tests.training.pictures import save_pictures
 from tests.training.test_images import write_task

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from regraft.answers import Labels, Numbers
-from regraft.task import Training, Value
+from regraft.sections import Training, Value
 from regraft.versions import Artifact, Metric
 from training import slices
 from training.baselines import Heuristic

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from regraft.answers import Labels
-from regraft.task import Training, Value
+from regraft.sections import Training, Value
 from regraft.versions import Artifact, Metric
 from training import baselines, calibrate, evaluate, losses, slices, value
 from training.baselines import Heuristic

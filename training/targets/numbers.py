@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regraft.answers import Numbers, in_words
-from regraft.task import Training, Value
+from regraft.sections import Training, Value
 from regraft.versions import Artifact, Metric
 from training import baselines, intervals, losses, residuals, slices
 from training.baselines import Heuristic
