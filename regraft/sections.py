@@ -102,7 +102,7 @@ class Training(Section):
     revisit: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
         description="share of the rows that epochs after a stage's first go over, those with the largest losses; None:"
-        " 0.5, or all of few rows",
+        " 0.5, or all of few rows, of pictures and of numbers",
     )
     stages: int = Field(1, ge=1, le=4, description="2 or 3 let more layers learn afterwards, where that is better")
     thaw: Share = Field(0.2, description="share of the layers that each further stage adds to those that learn")
