@@ -83,7 +83,7 @@ class Held:
 
     optimizer: torch.optim.Optimizer
     best: dict[str, Tensor]  # the network's state at the best validation
-    losses: Tensor  # (training rows,) of the stage's first epoch; 0 where a row's turn is yet to come
+    losses: Tensor  # (training rows,) of the stage's first epoch, as they count; 0 where a row's turn is yet to come
 
 
 class Seen:
@@ -222,11 +222,11 @@ def train_batch(
     loss = (losses * shares.to(device)).sum()
     held.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    value, each = loss.detach().reshape(1), torch.zeros(len(indices))
-    each[team.part] = losses.detach().float().cpu()
+    value, each = loss.detach().reshape(1), torch.zeros(len(indices), device=device)
+    each[team.part] = losses.detach()
     team.add_up([value, each, *gradients(network)])
     if epoch == 0:
-        held.losses[indices] = each
+        held.losses[indices] = each.cpu() * weights
     if not torch.isfinite(value):
         raise ConfigError(
             f"the loss is {value.item()} at batch {progress.step + 1}: the learning rate is probably too high; lower"

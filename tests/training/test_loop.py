@@ -115,26 +115,42 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 HARDEST = Stage(3, 3, 2e-2, revisit=0.3)
 
 
-def test_epochs_after_the_first_go_over_the_rows_that_were_hardest_in_it(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench, train_batch = Bench(task, tmp_path), loop.train_batch
-    shown: list[set[int]] = [set(), set(), set()]
-    held: list[loop.Held] = []
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> tuple[list[set[int]], list[loop.Held]]:
+    """The rows of each epoch of `HARDEST`, and what was held."""
+    train_batch, rows, held = loop.train_batch, [set[int](), set[int](), set[int]()], list[loop.Held]()
 
     def watched(*arguments: Any) -> None:
         indices, epoch = arguments[3:5]
-        shown[epoch].update(indices)
+        rows[epoch].update(indices)
         held.append(arguments[5])
         train_batch(*arguments)
 
     monkeypatch.setattr(loop, "train_batch", watched)
-    bench.fit(HARDEST)
+    return rows, held
+
+
+def test_epochs_after_the_first_go_over_the_rows_that_were_hardest_in_it(
+    task: Task, tmp_path: Path, shown: tuple[list[set[int]], list[loop.Held]]
+) -> None:
+    Bench(task, tmp_path).fit(HARDEST)
+    rows, held = shown
     losses = held[-1].losses
-    assert shown[0] == set(range(len(losses)))
-    assert shown[1] == shown[2] == set(hardest(losses, 0.3).tolist())
-    assert len(shown[1]) == math.ceil(0.3 * len(losses))
     assert losses.min() > 0
+    assert rows[0] == set(range(len(losses)))
+    assert rows[1] == rows[2] == set(hardest(losses, 0.3).tolist())
+    assert len(rows[1]) == math.ceil(0.3 * len(losses))
+
+
+def test_rows_that_weigh_nothing_are_not_gone_over_again(
+    task: Task, tmp_path: Path, shown: tuple[list[set[int]], list[loop.Held]]
+) -> None:
+    bench = Bench(task, tmp_path)
+    material = bench.reader.material()
+    chosen = material.train.labels == 0
+    weighed = Material(material.train._replace(weights=chosen.float()), material.validation)
+    fit(bench.network, [HARDEST], lambda: weighed, bench.rules, tmp_path)
+    assert shown[0][1] <= set(chosen.nonzero()[:, 0].tolist())
 
 
 def test_a_run_that_was_stopped_goes_over_the_same_rows_again(
