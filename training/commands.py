@@ -153,7 +153,7 @@ def release_first(log: EventLog, version: str) -> str:
 def results_table(manifest: Manifest) -> str:
     """Test metrics of the version and its baselines, each with its 95% interval."""
     shown = manifest.answers.figures
-    heads = [f"{SHORT[name]:>24}" for name in shown]
+    heads = [f"{SHORT[name]:>26}" for name in shown]
     lines = [f"{'on the test part':28}{''.join(heads)}{SHORT[shown[0]] + ' gained':>26}"]
     lines.append(f"{'version ' + manifest.version[:12]:28}" + "".join(_cell(manifest.test, m) for m in shown))
     for name, metrics in manifest.baselines.items():
@@ -166,7 +166,7 @@ def results_table(manifest: Manifest) -> str:
 def _cell(metrics: dict[str, Metric], name: str) -> str:
     metric = metrics[name]
     sign = "+" if name.startswith("gain") else ""
-    return f"{metric.value:{sign}.3f} ({metric.low:{sign}.3f} to {metric.high:{sign}.3f})".rjust(26 if sign else 24)
+    return f"{metric.value:{sign}.3f} ({metric.low:{sign}.3f} to {metric.high:{sign}.3f})".rjust(26)
 
 
 def report_path(settings: Settings, version: str) -> Path | str:
