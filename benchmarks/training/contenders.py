@@ -42,5 +42,5 @@ CONTENDERS = (
     Contender("pytorch", "pytorch", ("image",), (3e-4, 1e-3, 3e-3)),
     Contender("fastai", "fastai", ("image",), (1e-3, 3e-3, 1e-2), OTHERS_PYTHON),
 )
-OURS = CONTENDERS[0]
+WATCHED = Contender("regraft, watched", "regraft_watched", ("text", "image"))
 SCRATCH = Contender("from scratch", "scratch", ("text", "image"))

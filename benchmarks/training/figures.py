@@ -10,7 +10,7 @@ from scipy import stats
 from regraft.versions import Metric
 from training.evaluate import compare
 
-OURS, SCRATCH = "regraft", "from scratch"
+OURS, WATCHED, SCRATCH = "regraft", "regraft, watched", "from scratch"
 RESAMPLES = 2_000
 
 
@@ -92,7 +92,7 @@ def against(rows: Sequence[Row]) -> list[Against]:
     ours = {(row.data, row.seed): row for row in rows if row.recipe == OURS}
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.recipe not in {OURS, SCRATCH} and (row.data, row.seed) in ours:
+        if row.recipe not in {OURS, WATCHED, SCRATCH} and (row.data, row.seed) in ours:
             groups.setdefault((row.data, row.recipe), []).append(row)
     return [Against.of([ours[row.data, row.seed] for row in theirs], theirs) for theirs in groups.values()]
 
@@ -132,7 +132,7 @@ def show_scratch(rows: Sequence[Row]) -> Iterator[str]:
     """Our recipe beside the same network from scratch, by when each came to the best that scratch came to."""
     yield "| data | seed | best macro F1 from scratch | seconds of a processor | ours | share |"
     yield "|---|--:|--:|--:|--:|--:|"
-    ours = {(row.data, row.seed): row for row in rows if row.recipe == OURS}
+    ours = {(row.data, row.seed): row for row in rows if row.recipe == WATCHED}
     for row in rows:
         if row.recipe == SCRATCH and (our := ours.get((row.data, row.seed))):
             best = max(row.curve)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.training import memory
-from benchmarks.training.contenders import CONTENDERS, OURS, SCRATCH, Contender
+from benchmarks.training.contenders import CONTENDERS, SCRATCH, WATCHED, Contender
 from benchmarks.training.figures import Row, show, show_against, show_scratch
 from benchmarks.training.material import DATA, DataSet, job_of
 from training.evaluate import macro_f1
@@ -107,7 +107,7 @@ def main() -> None:
     data = [DATA[name].few(QUICK_ROWS[DATA[name].kind]) if options.quick else DATA[name] for name in options.data]
     tried = options.json.with_suffix(".tried.jsonl") if options.json else None
     bench = Bench(Journal(options.json), Journal(tried), None if options.quick else TUNED_ON)
-    contenders = (OURS, SCRATCH) if options.scratch else CONTENDERS
+    contenders = (WATCHED, SCRATCH) if options.scratch else CONTENDERS
     for seed in options.seeds:
         for one in data:
             for contender in contenders:

@@ -59,8 +59,9 @@ def test_the_tables_have_a_line_for_each_recipe_on_each_data_set() -> None:
 def test_scratch_is_held_against_the_first_moment_at_which_ours_was_as_good() -> None:
     scratch = replace(OURS, recipe="from scratch", cpu_seconds=400.0, curve=[0.3, 0.5, 0.4], moments=[0.25, 0.5, 1.0])
     assert (reached(OURS, 0.5), reached(OURS, 0.51), reached(OURS, 0.8)) == (8.0, 16.0, None)
-    assert [*show_scratch([OURS, scratch])][2] == "| amazon | 0 | 0.500 | 200 | 8 | 4.0% |"
-    assert [*against([OURS, scratch])] == []
+    watched = replace(OURS, recipe="regraft, watched")
+    assert [*show_scratch([watched, scratch])][2] == "| amazon | 0 | 0.500 | 200 | 8 | 4.0% |"
+    assert [*against([OURS, watched, scratch])] == []
 
 
 @pytest.fixture

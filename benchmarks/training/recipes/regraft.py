@@ -11,6 +11,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,8 +27,13 @@ from training.outputs import logits_of
 
 
 def run(job: Job) -> Answers:
+    return train(job)
+
+
+def train(job: Job, **settings: Any) -> Answers:
+    """With these settings of `training`, and otherwise the defaults."""
     started, clock = time.perf_counter(), Clock()
-    source = source_of(job)
+    source = source_of(job, **settings)
     with tempfile.TemporaryDirectory() as folder:
         learned = learn(source, Path(folder), clock)
         network, dtype, validation = learned.network, learned.reader.dtype, learned.material.validation
@@ -43,15 +49,15 @@ def run(job: Job) -> Answers:
     )
 
 
-def source_of(job: Job) -> Source:
-    task = task_of(job)
+def source_of(job: Job, **settings: Any) -> Source:
+    task = task_of(job, **settings)
     card = open_backbone(task.backbone)
     parts = Parts(*(rows_of(part, name) for name, part in zip(Parts._fields, parts_of(job), strict=True)))
     return Source(task, card, preprocessor_of(task, card), parts)
 
 
-def task_of(job: Job) -> Task:
-    training = {"seed": job.seed} | ({} if job.rate is None else {"learning_rate": job.rate})
+def task_of(job: Job, **settings: Any) -> Task:
+    training = settings | {"seed": job.seed} | ({} if job.rate is None else {"learning_rate": job.rate})
     return Task.model_validate(
         {
             "name": "benchmark",
