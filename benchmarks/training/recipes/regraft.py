@@ -10,6 +10,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from training.learning import Source, learn
 from training.outputs import logits_of
 
 
-def run(job: Job) -> Answers:
-    return train(job)
+def start(recipe: Callable[[Job], Answers]) -> None:
+    """With threads as `regraft train` has them."""
+    torch.set_num_interop_threads(1)
+    perform(recipe)
 
 
-def train(job: Job, **settings: Any) -> Answers:
+def run(job: Job, **settings: Any) -> Answers:
     """With these settings of `training`, and otherwise the defaults."""
     started, clock = time.perf_counter(), Clock()
     source = source_of(job, **settings)
@@ -83,5 +86,4 @@ def rows_of(part: Examples, name: str) -> list[Row]:
 
 
 if __name__ == "__main__":
-    torch.set_num_interop_threads(1)
-    perform(run)
+    start(run)

@@ -1,9 +1,7 @@
 """The same network from random weights, until it gets no better; see training/whole.py."""
 
-import torch
-
-from benchmarks.training.recipes.job import Answers, Job, perform
-from benchmarks.training.recipes.regraft import source_of
+from benchmarks.training.recipes import regraft  # sets variables for torch's threads, so it comes before torch
+from benchmarks.training.recipes.job import Answers, Job
 from training import precision
 from training.kinds import encoder_of
 from training.network import Network
@@ -13,7 +11,7 @@ MOST_SECONDS = 7_200.0
 
 
 def run(job: Job) -> Answers:
-    source = source_of(job)
+    source = regraft.source_of(job)
     encoder = encoder_of(source.card, source.preprocessor)
     network = Network(encoder, labels=job.classes, frozen=0.0, seed=job.seed)
     scratch, answers = train_from_scratch(network, source, precision.choose("auto"), MOST_SECONDS)
@@ -24,5 +22,4 @@ def run(job: Job) -> Answers:
 
 
 if __name__ == "__main__":
-    torch.set_num_interop_threads(1)
-    perform(run)
+    regraft.start(run)
