@@ -132,7 +132,7 @@ class Training(Section):
         0.0, description="share of tokens left out at random, in training alone"
     )
     augment: Augment = Augment()
-    validate_every: int = Field(50, ge=1, description="at least so many batches between validations")
+    validate_every: int = Field(50, ge=1, description="at least so many batches between validations within an epoch")
     patience: int | None = Field(4, ge=1, description="validations without improvement before a stage ends early")
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     cache_bytes: int = Field(

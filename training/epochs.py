@@ -79,7 +79,8 @@ def epoch_batches(
 def validations(ends: Sequence[int], every: int) -> set[int]:
     """The batches after which to validate: the `ends` of epochs, evenly within long ones, and the very last.
 
-    Between two validations there are at least `every` batches, or where an epoch has fewer, all of it, but ten.
+    Within an epoch there are at least `every` batches from one to the next. The end of a short one is passed over where
+    fewer than ten batches have gone by.
     """
     due = [0]
     for start, end in pairwise([0, *ends]):

@@ -4,7 +4,7 @@
                -> integer product with the 8-bit weights -> times the token's scale and the weight column's scale
 
 ONNX Runtime's dynamic quantisation takes one scale for a whole batch, padding included, so a text's answer depends on
-what it is batched with. Scales by token make integer products of a text the same in every company, at 0.95 of the
+what it is batched with. Scales by token make integer products of a text the same in every company, at nearly its
 speed, and answers are nearer to float32 (measured on MiniLM). Smoothing divides the few channels that are large by a
 constant and multiplies the weights by it (Xiao et al. 2023, "SmoothQuant"), which halved the labels that change.
 Embedding tables become 8-bit with a scale for each row. Product and column scales are one operator of ONNX Runtime's.

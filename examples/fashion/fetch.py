@@ -38,7 +38,7 @@ Bytes = NDArray[np.uint8]
 
 def main() -> None:
     done, this = DATA / "complete", hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    if done.is_file() and done.read_text() == this:  # an earlier one of these may have written other columns
+    if done.is_file() and done.read_text() == this:  # an earlier one may have written something else
         return
     shutil.rmtree(DATA, ignore_errors=True)
     with tempfile.TemporaryDirectory() as downloads:

@@ -28,7 +28,7 @@ Row = tuple[str, str, str, float]  # id, text, label, rating
 
 def main() -> None:
     done, this = DATA / "complete", hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    if done.is_file() and done.read_text() == this:  # an earlier one of these may have written other columns
+    if done.is_file() and done.read_text() == this:  # an earlier one may have written something else
         return
     with tempfile.TemporaryDirectory() as downloads:
         folder = Path(downloads)
