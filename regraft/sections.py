@@ -104,6 +104,11 @@ class Training(Section):
         description="share of the rows that epochs after a stage's first go over, those with the largest losses; None:"
         " 0.5, or all of few rows, of pictures and of numbers",
     )
+    settle: Fraction | None = Field(
+        None,
+        description="share of the layers that learn, from the lowest, which do so in a stage's first epoch alone; None:"
+        " 0.5, or none of them on few rows, of pictures and of numbers",
+    )
     stages: int = Field(1, ge=1, le=4, description="2 or 3 let more layers learn afterwards, where that is better")
     thaw: Share = Field(0.2, description="share of the layers that each further stage adds to those that learn")
     stage_epochs: int = Field(3, ge=1, description="of each further stage")

@@ -27,6 +27,7 @@ from training.kinds import encoder_of
 from training.loop import CHECKPOINT, Examples, Material, Rules, fit
 from training.losses import Loss
 from training.network import Network
+from training.outputs import Outputs
 from training.processes import ALONE, Team
 from training.progress import Progress
 from training.stages import plan
@@ -108,6 +109,7 @@ class Learned:
     network: Network
     reader: Reader
     material: Material  # hidden states that fit the network as it is
+    validated: Outputs  # what it says of the validation part
     progress: Progress
     loss: Loss
     untouched: dict[str, Tensor]  # whatever was changed, as it came with the backbone
@@ -184,7 +186,7 @@ def _learn(
     with clock.step("train"):
         stages = stages[:1] if only_first else stages
         rules = Rules(settings, target, loss, reader.dtype, team)
-        progress, material = fit(network, stages, reader.material, rules, folder)
+        progress, material, validated = fit(network, stages, reader.material, rules, folder)
     kept = [end.boundary for end in progress.stages if end.kept]
     boundary = network.boundary
     network.unfreeze(kept[-1])
@@ -194,6 +196,7 @@ def _learn(
         network=network,
         reader=reader,
         material=material,
+        validated=validated,
         progress=progress,
         loss=loss,
         untouched=untouched,

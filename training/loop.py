@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,9 +33,9 @@ from training.cache import HiddenStates
 from training.diagnosis import diagnose
 from training.epochs import Calendar, epoch_batches, hardest, validations
 from training.losses import Loss, contrastive
-from training.network import Hidden, Network
+from training.network import Hidden, Network, boundary_of
 from training.optimizer import clip_gradients, gradients, make_optimizer, set_learning_rate
-from training.outputs import fit_head, logits_of
+from training.outputs import Outputs, fit_head, over_all
 from training.precision import computing
 from training.processes import ALONE, Team
 from training.progress import Point, Progress, StageEnd, write_point
@@ -79,11 +80,12 @@ class Rules(NamedTuple):
 
 @dataclass
 class Held:
-    """What is carried from batch to batch beside the network's own tensors; all of it is in the checkpoint."""
+    """What is carried from batch to batch beside the network's own tensors; in the checkpoint, but for `validated`."""
 
     optimizer: torch.optim.Optimizer
     best: dict[str, Tensor]  # the network's state at the best validation
     losses: Tensor  # (training rows,) of the stage's first epoch, as they count; 0 where a row's turn is yet to come
+    validated: Outputs | None = None  # what the best said of the validation part; None: not since the start
 
 
 class Seen:
@@ -91,17 +93,18 @@ class Seen:
 
     def __init__(self) -> None:
         self.losses: list[float] = []
-        self.norms: list[list[float]] = []
+        self.norms: list[dict[str, float]] = []  # by layer group
         self.tallies: list[Tensor] = []
 
 
-def fit(
-    network: Network, stages: Sequence[Stage], read: Callable[[], Material], rules: Rules, folder: Path
-) -> tuple[Progress, Material]:
-    """Train `network` and leave it at its best; `read` runs its frozen layers over the data, wherever they end.
+class Fitted(NamedTuple):
+    progress: Progress
+    material: Material  # as it was read last, which fits the network as it is left
+    validated: Outputs  # what the network as it is left says of the validation part
 
-    Returns the hidden states that were read last too, which fit the network as it is left.
-    """
+
+def fit(network: Network, stages: Sequence[Stage], read: Callable[[], Material], rules: Rules, folder: Path) -> Fitted:
+    """Train `network` and leave it at its best; `read` runs its frozen layers over the data, wherever they end."""
     stored = checkpoint.load(folder / CHECKPOINT)
     progress = Progress.of(stored.progress) if stored else Progress()
     while True:
@@ -120,7 +123,8 @@ def fit(
         network.learning_mode(on=False)
         end = end_stage(stage, progress, rules.target)
         if not end.kept or progress.interrupted or progress.stage + 1 == len(stages):
-            return progress, material
+            validated = held.validated or over_all(network, material.validation.hidden, rules.dtype, rules.team)
+            return Fitted(progress, material, validated)
         del material  # before the next stage's is read
         progress.stage, progress.stage_start = progress.stage + 1, progress.step
         progress.without_improvement, progress.stopped_early, progress.damping = 0, False, 1.0
@@ -149,6 +153,7 @@ def run_stage(
         while done < total and not progress.stopped_early:
             epoch, position = calendar.place(done)
             rows = hardest(held.losses, stage.revisit) if epoch else None
+            network.rest(boundary_of(stage.settle, len(network.groups()) - 1) if epoch else 0)
             for batch in epoch_batches(train.hidden.lengths, settings, (progress.stage, epoch), rows)[position:]:
                 rate = set_learning_rate(held.optimizer, stage, done, calendar, settings, progress.damping)
                 train_batch(network, stage, train, batch, epoch, held, rules, seen, progress)
@@ -157,9 +162,10 @@ def run_stage(
                 if done in due:
                     if stage.objective == "contrast":
                         fit_head(network, train.hidden, train.labels, train.weights, rules.dtype)
-                    point = validate(network, validation, rules, progress, seen, rate)
+                    outputs = over_all(network, validation.hidden, rules.dtype, team)
+                    point = note(outputs, validation.labels, rules, progress, seen, rate)
                     if judge(progress, point, settings.patience):
-                        held.best = network.trained_state()
+                        held.best, held.validated = network.trained_state(), outputs
                     watch(progress)
                     point.seconds = progress.seconds = before + time.monotonic() - started
                     if board:
@@ -185,7 +191,14 @@ def end_stage(stage: Stage, progress: Progress, target: Target) -> StageEnd:
     best = progress.best_step if progress.best_step > progress.stage_start else None
     steps = progress.step - progress.stage_start
     end = StageEnd(
-        stage.boundary, stage.learning_rate, stage.objective, stage.revisit, steps, best, progress.stopped_early
+        stage.boundary,
+        stage.learning_rate,
+        stage.objective,
+        stage.revisit,
+        stage.settle,
+        steps,
+        best,
+        progress.stopped_early,
     )
     progress.stages.append(end)
     points = {point.step: point for point in progress.curve}
@@ -256,26 +269,23 @@ def without_some(hidden: Hidden, share: float) -> Hidden:
     return Hidden(hidden.states, hidden.mask * kept)
 
 
-def validate(
-    network: Network, validation: Examples, rules: Rules, progress: Progress, seen: Seen, rate: float
-) -> Point:
-    """Add a point to the curve; the figures of training are those of the batches since the last point."""
-    logits = torch.from_numpy(logits_of(network, validation.hidden, rules.dtype, rules.team))
-    target, tally = rules.target, torch.stack(seen.tallies).sum(dim=0)
+def note(outputs: Outputs, labels: Tensor, rules: Rules, progress: Progress, seen: Seen, rate: float) -> Point:
+    """Add a point to the curve: what was said of the validation part, and how the batches since the last point went."""
+    logits, target = torch.from_numpy(outputs.logits), rules.target
+    tally = torch.stack(seen.tallies).sum(dim=0)
     rules.team.add_up([tally])
-    figures = target.figures(target.tally(logits, validation.labels))
+    figures = target.figures(target.tally(logits, labels))
+    names = list(dict.fromkeys(name for norms in seen.norms for name in norms))
     point = Point(
         stage=progress.stage,
         step=progress.step,
         train_loss=float(np.mean(seen.losses)),
-        validation_loss=target.mean_loss(logits, validation.labels),
+        validation_loss=target.mean_loss(logits, labels),
         train=target.figures(tally),
         validation=figures,
         reached=target.reached(figures),
         learning_rate=rate,
-        gradient_norms=dict(
-            zip([group.name for group in network.groups()], np.mean(seen.norms, axis=0).tolist(), strict=True)
-        ),
+        gradient_norms={name: fmean(norms[name] for norms in seen.norms if name in norms) for name in names},
     )
     progress.curve.append(point)
     return point

@@ -92,7 +92,7 @@ class Network(nn.Module):
         self.head = nn.Linear(encoder.width, labels)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        self.boundary = 0
+        self.boundary = self.resting = 0
         self.unfreeze(boundary_of(frozen, len(encoder.layers)))
 
     @property
@@ -117,8 +117,13 @@ class Network(nn.Module):
     def unfreeze(self, boundary: int) -> None:
         """From now on the layers from `boundary` upwards learn, and no others."""
         self.boundary = boundary
+        self.rest(0)
+
+    def rest(self, layers: int) -> None:
+        """Of those that learn so many, from the lowest, stay for now as they are; no gradient goes as far down."""
+        self.resting = layers
         self.requires_grad_(False)
-        for group in self.groups():
+        for group in self.moving():
             for parameter in group.parameters:
                 parameter.requires_grad_(True)
 
@@ -129,6 +134,11 @@ class Network(nn.Module):
         for depth, layer in enumerate(reversed(layers[self.boundary :]), start=1):
             groups.append(Group(f"layer {len(layers) - depth}", depth, [layer]))
         return groups
+
+    def moving(self) -> list[Group]:
+        """Those of them that do not rest."""
+        groups = self.groups()
+        return groups[: len(groups) - self.resting]
 
     def prefix(self, *inputs: Tensor) -> Hidden:
         """The preprocessor's tensors -> hidden states at the boundary."""
@@ -148,9 +158,9 @@ class Network(nn.Module):
         return Output(pooled, adapted, self.head(self.dropout(adapted)))
 
     def learning_mode(self, on: bool) -> None:
-        """Dropout works and batch statistics move above the boundary alone: below it the function stays the same."""
+        """Dropout works and batch statistics move where layers learn alone: below, the function stays the same."""
         self.eval()
-        for group in self.groups():
+        for group in self.moving():
             for module in group.modules:
                 module.train(on)
         self.dropout.train(on)

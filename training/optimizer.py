@@ -53,7 +53,7 @@ def set_learning_rate(
 
 
 def gradients(network: Network) -> list[Tensor]:
-    """Of all that learns; what took no part in the loss has 0."""
+    """Of all that moves; what took no part in the loss has 0."""
     found = []
     for parameter in network.parameters():
         if parameter.requires_grad:
@@ -63,11 +63,11 @@ def gradients(network: Network) -> list[Tensor]:
     return found
 
 
-def clip_gradients(network: Network) -> list[float]:
-    """Bound the norm of all together; returns that of each layer group before, in the order of `groups`."""
-    groups = [group.parameters for group in network.groups()]
-    norms = [torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in groups]
+def clip_gradients(network: Network) -> dict[str, float]:
+    """Bound the norm of all together; returns that of each layer group before, by name."""
+    groups = {group.name: group.parameters for group in network.moving()}
+    norms = [torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None]) for group in groups.values()]
     total = torch.linalg.vector_norm(torch.stack(norms))
-    for group in groups:
+    for group in groups.values():
         torch.nn.utils.clip_grads_with_norm_(group, CLIP, total)
-    return torch.stack(norms).tolist()
+    return dict(zip(groups, torch.stack(norms).tolist(), strict=True))

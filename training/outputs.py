@@ -23,16 +23,6 @@ class Outputs(NamedTuple):
     logits: NDArray[np.float32]  # (examples, labels)
 
 
-def logits_of(network: Network, hidden: HiddenStates, dtype: torch.dtype, team: Team = ALONE) -> NDArray[np.float32]:
-    """(examples, labels)"""
-    return over_all(network, hidden, dtype, team).logits
-
-
-def pooled_of(network: Network, hidden: HiddenStates, dtype: torch.dtype) -> NDArray[np.float32]:
-    """(examples, width)"""
-    return over_all(network, hidden, dtype, ALONE).pooled
-
-
 def over_all(network: Network, hidden: HiddenStates, dtype: torch.dtype, team: Team = ALONE) -> Outputs:
     """Without learning anything; each process runs its share and gets all."""
     network.learning_mode(on=False)

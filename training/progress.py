@@ -17,7 +17,7 @@ class Point:
     """One validation: figures of the batches since the last one (`train`), and of the whole `validation` part.
 
     Which figures there are, the target says; precision, recall and F1 are averages over the labels. `reached` is what
-    points are judged by, more is better. `gradient_norms` are means over the batches, by layer group.
+    points are judged by, more is better. `gradient_norms` are means over the batches in which a group moved.
     """
 
     stage: int  # from 0
@@ -46,6 +46,7 @@ class StageEnd:
     learning_rate: float
     objective: str
     revisit: float  # share of the rows that epochs after the first went over
+    settle: float  # share of the layers that learned in the first epoch alone
     steps: int
     best_step: int | None
     stopped_early: bool

@@ -16,6 +16,7 @@ FEW_SHOT = 100  # training rows; with fewer, contrasting labels was better where
 FROZEN, FROZEN_FEW = 0.35, 0.75
 EPOCHS, EPOCHS_FEW = 2, 4
 REVISIT, REVISIT_FEW = 0.5, 1.0
+SETTLE, SETTLE_FEW = 0.5, 0.0
 FEWEST_BATCHES = 30  # of the first stage
 MOST_EPOCHS = 50  # without early stopping
 
@@ -24,7 +25,8 @@ MOST_EPOCHS = 50  # without early stopping
 class Stage:
     """The layers from `boundary` upwards learn; `learning_rate` is the head's.
 
-    Epochs after the first go over the share of `revisit` of the rows, those with the largest losses.
+    Epochs after the first go over the share of `revisit` of the rows, those with the largest losses, and leave the
+    share of `settle` of the layers that learn, the lowest ones, as the first epoch made them.
     To contrast is to draw the vectors of one label together; the head is fitted to them before each validation.
     """
 
@@ -32,6 +34,7 @@ class Stage:
     epochs: int
     learning_rate: float
     revisit: float = 1.0
+    settle: float = 0.0
     objective: Literal["classify", "contrast"] = "classify"
 
 
@@ -48,12 +51,13 @@ def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
     if movable and (settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT)):
         return [Stage(first, epochs, rate, objective="contrast")]
     revisit = settings.revisit or (REVISIT if rows >= FEW else REVISIT_FEW)
-    stages = [Stage(first, epochs, rate, revisit)]
+    settle = (SETTLE if rows >= FEW else SETTLE_FEW) if settings.settle is None else settings.settle
+    stages = [Stage(first, epochs, rate, revisit, settle)]
     for number in range(1, settings.stages):
         boundary = min(boundary_of(max(frozen - number * settings.thaw, 0), layers), stages[-1].boundary - 1)
         if boundary >= 0:
             rate = settings.learning_rate * settings.stage_decay**number
-            stages.append(Stage(boundary, settings.stage_epochs, rate, revisit))
+            stages.append(Stage(boundary, settings.stage_epochs, rate, revisit, settle))
     if not settings.force:
         _refuse(settings, stages, layers, rows)
     return stages

@@ -39,7 +39,7 @@ from training.export import (
 )
 from training.kinds import preprocessor_of
 from training.learning import SUFFIX, Source, forget, learn
-from training.outputs import over_all, pooled_of
+from training.outputs import over_all
 from training.pictures import read_image
 from training.processes import ALONE, Team
 from training.proof import KINDS, Tested, prove
@@ -85,8 +85,8 @@ def fine_tune(
     checkpoint.write(out / SUFFIX, learned.changed(), {"backbone": card.weights_sha256})
 
     with clock.step("calibrate"):
-        seen, held = (over_all(network, part.hidden, dtype) for part in (train, validation))
-        calibrated = target.calibrate(seen, train.labels, held, validation.labels)
+        seen = over_all(network, train.hidden, dtype)
+        calibrated = target.calibrate(seen, train.labels, learned.validated, validation.labels)
 
     with clock.step("export"):
         projection = principal_components(seen.pooled, task.export.features)
@@ -116,7 +116,8 @@ def fine_tune(
 
     with clock.step("train the baselines"):
         train, _ = learned.undo()
-        pooled = pooled_of(network, train.hidden, dtype), pooled_of(network, reader.hidden("test", parts.test), dtype)
+        tried = reader.hidden("test", parts.test)
+        pooled = over_all(network, train.hidden, dtype).pooled, over_all(network, tried, dtype).pooled
         read = KINDS[task.input].read
         rows = [list(map(read, part)) for part in (parts.train, parts.test)]
         asked = Asked(rows[0], target.truth(parts.train), rows[1], pooled, settings.seed)

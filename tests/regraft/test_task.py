@@ -52,10 +52,16 @@ def test_a_request_to_an_image_task_may_be_larger(tmp_path: Path) -> None:
     assert Task.load(write(tmp_path, images + "serving: {max_body_bytes: 5000}\n")).serving.max_body_bytes == 5000
 
 
-def test_numbers_are_learned_from_all_rows_in_each_epoch_unless_the_task_says_otherwise(tmp_path: Path) -> None:
-    assert Task.load(write(tmp_path, SMALL)).training.revisit is None
-    assert Task.load(write(tmp_path, NUMBERS)).training.revisit == 1.0
-    assert Task.load(write(tmp_path, NUMBERS + "training: {revisit: 0.4}\n")).training.revisit == 0.4
+def test_of_numbers_each_epoch_is_like_the_first_unless_the_task_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    labels, numbers, asked = (
+        Task.load(write(tmp_path, text)).training
+        for text in (SMALL, NUMBERS, NUMBERS + "training: {revisit: 0.4, settle: 0.3}\n")
+    )
+    assert (labels.revisit, labels.settle) == (None, None)
+    assert (numbers.revisit, numbers.settle) == (1.0, 0.0)
+    assert (asked.revisit, asked.settle) == (0.4, 0.3)
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,9 @@ def test_two_processes_give_the_same_result_as_one(
 ) -> None:
     """But for the order in which floats are added; without dropout, which draws for each process on its own."""
     monkeypatch.setattr(network, "DROPOUT", 0.0)
-    stages = {"learning_rate": 5e-3, "epochs": 2, "revisit": 0.5, "stages": 2, "stage_epochs": 1, "force": True}
-    file = write_task(tmp_path, still, examples(150), training={"batch_size": 7} | stages)
+    stages = {"epochs": 2, "stages": 2, "stage_epochs": 2, "force": True}
+    settings = {"learning_rate": 5e-3, "batch_size": 7, "revisit": 0.5, "settle": 0.5}
+    file = write_task(tmp_path, still, examples(150), training=stages | settings)
     alone = learn(source_of(Task.load(file)), tmp_path / "one", Clock())
     curve, head = trained_by_two(file, tmp_path / "two")
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(curve_of(alone)), rtol=0, atol=1e-4)

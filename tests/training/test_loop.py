@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,9 +21,10 @@ from training.clock import Clock
 from training.dataset import read_dataset
 from training.epochs import Calendar, hardest
 from training.learning import Reader, Source
-from training.loop import Material, Rules, Seen, fit, judge, without_some
+from training.loop import Material, Rules, fit, judge, without_some
 from training.network import Hidden, Network
 from training.optimizer import make_optimizer, set_learning_rate
+from training.outputs import over_all
 from training.progress import Point, Progress
 from training.stages import Stage
 from training.text import TextEncoder
@@ -42,8 +44,9 @@ class Bench:
     def fit(self, *stages: Stage) -> Progress:
         assert self.settings.epochs
         stages = stages or (Stage(3, self.settings.epochs, self.settings.learning_rate),)
-        progress, self.material = fit(self.network, stages, self.reader.material, self.rules, self.folder)
-        return progress
+        fitted = fit(self.network, stages, self.reader.material, self.rules, self.folder)
+        self.material, self.validated = fitted.material, fitted.validated
+        return fitted.progress
 
     @property
     def rules(self) -> Rules:
@@ -113,6 +116,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
 
 
 HARDEST = Stage(3, 3, 2e-2, revisit=0.3)
+SETTLING = Stage(2, 3, 2e-2, settle=0.5)
 
 
 @pytest.fixture
@@ -153,18 +157,47 @@ def test_rows_that_weigh_nothing_are_not_gone_over_again(
     assert shown[0][1] <= set(chosen.nonzero()[:, 0].tolist())
 
 
-def test_a_run_that_was_stopped_goes_over_the_same_rows_again(
+def test_layers_that_settle_learn_in_the_first_epoch_alone(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor does the next stage, with one more layer, keep them from learning again."""
+    train_batch, moved = loop.train_batch, dict[tuple[int, int], set[str]]()
+
+    def watched(network: Network, stage: Stage, *others: Any) -> None:
+        before = state_of(network)
+        train_batch(network, stage, *others)
+        names = {name for name, value in state_of(network).items() if not torch.equal(value, before[name])}
+        layers = {name.split(".")[4] if ".layer." in name else "head" for name in names}
+        moved.setdefault((stage.boundary, others[2]), set()).update(layers)
+
+    monkeypatch.setattr(loop, "train_batch", watched)
+    progress = Bench(task, tmp_path).fit(SETTLING, Stage(1, 2, 1e-3, settle=0.34))
+    assert moved == {
+        (2, 0): {"head", "2", "3"},
+        (2, 1): {"head", "3"},
+        (2, 2): {"head", "3"},
+        (1, 0): {"head", "1", "2", "3"},
+        (1, 1): {"head", "2", "3"},
+    }
+    drawn = [list(point.gradient_norms) for point in progress.curve if point.stage == 0]
+    assert drawn[0] == ["head", "layer 3", "layer 2"]
+    assert drawn[-1] == ["head", "layer 3"]
+
+
+@pytest.mark.parametrize("stage", [HARDEST, SETTLING], ids=["the same rows", "the same layers"])
+def test_a_run_that_was_stopped_goes_on_with_what_later_epochs_are_about(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
     whole = Bench(task, tmp_path / "whole")
-    straight = whole.fit(HARDEST)
+    straight = whole.fit(stage)
     monkeypatch.setattr(loop, "train_batch", stopping_at([9, 15, 21]))
     for _ in range(3):
         with pytest.raises(Killed):
-            Bench(task, tmp_path / "stopped").fit(HARDEST)
+            Bench(task, tmp_path / "stopped").fit(stage)
     resumed = Bench(task, tmp_path / "stopped")
-    assert resumed.fit(HARDEST).curve == straight.curve
+    assert resumed.fit(stage).curve == straight.curve
     assert same(state_of(whole.network), state_of(resumed.network))
+    assert np.array_equal(whole.validated.logits, resumed.validated.logits)
 
 
 def test_a_stage_that_is_no_better_leaves_nothing_behind_and_none_follows(task: Task, tmp_path: Path) -> None:
@@ -182,10 +215,10 @@ def test_it_returns_to_the_best(task: Task, tmp_path: Path) -> None:
     progress = bench.fit()
     best = max(progress.curve, key=lambda point: (point.reached, -point.validation_loss))
     assert progress.best_step == best.step
-    seen = Seen()
-    seen.losses, seen.norms, seen.tallies = [0.0], [[0.0, 0.0]], [torch.eye(3)]
-    again = loop.validate(bench.network, bench.material.validation, bench.rules, Progress(), seen, rate=0.0)
-    assert again.validation_loss == pytest.approx(best.validation_loss, abs=1e-6)
+    validation, validated = bench.material.validation, bench.validated
+    again = over_all(bench.network, validation.hidden, torch.float32)
+    assert all(np.array_equal(now, then) for now, then in zip(again, validated, strict=True))
+    assert bench.target.mean_loss(torch.from_numpy(validated.logits), validation.labels) == best.validation_loss
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,22 @@ def test_batch_statistics_move_above_the_boundary_and_stay_to_the_byte_below_it(
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_layers_that_rest_keep_their_batch_statistics_and_get_no_gradients() -> None:
+    network = Network(Convolutions(layers=3), labels=2, frozen=0.34, seed=0)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.rest(1)
+    network.learning_mode(on=True)
+    network(torch.randn(4, 3, 16, 16)).logits.square().sum().backward()
+    assert [group.name for group in network.moving()] == ["head", "layer 2"]
+    pulled = {name for name, one in network.named_parameters() if one.grad is not None}
+    assert {name.split(".")[2] for name in pulled if "blocks" in name} == {"2"}
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[2] for name in moved} == {"2"}
+    assert any("blocks.1" in name for name in network.trained_state())
+    network.unfreeze(1)
+    assert [group.name for group in network.moving()] == ["head", "layer 2", "layer 1"]
+
+
 class Pixels(NamedTuple):
     values: NDArray[np.float32]
     length: int = 256

@@ -24,7 +24,7 @@ from training.clock import Clock
 from training.data import Parts, Row
 from training.kinds import preprocessor_of
 from training.learning import Source, learn
-from training.outputs import logits_of
+from training.outputs import over_all
 
 
 def start(recipe: Callable[[Job], Answers]) -> None:
@@ -39,9 +39,9 @@ def run(job: Job, **settings: Any) -> Answers:
     source = source_of(job, **settings)
     with tempfile.TemporaryDirectory() as folder:
         learned = learn(source, Path(folder), clock)
-        network, dtype, validation = learned.network, learned.reader.dtype, learned.material.validation
-        fit_temperature(logits_of(network, validation.hidden, dtype), validation.labels.numpy())
-        on_test = logits_of(network, learned.reader.hidden("test", source.parts.test), dtype)
+        fit_temperature(learned.validated.logits, learned.material.validation.labels.numpy())
+        reader = learned.reader
+        on_test = over_all(learned.network, reader.hidden("test", source.parts.test), reader.dtype).logits
     curve = learned.progress.curve
     before = sum(seconds for step, seconds in clock.seconds.items() if step != "train")  # of all stages
     whole = time.perf_counter() - started
