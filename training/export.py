@@ -80,10 +80,9 @@ def write_onnx(model: Exported, file: Path, output: str = "probabilities") -> No
     """Dynamic in batch, and of texts in tokens; `output` names the answers."""
     network = model.network
     network.learning_mode(on=False)
-    network.encoder.prepare_export()
     example = network.encoder.example()
     axes = {name: {0: "batch", 1: "tokens"} if one.dim() == 2 else {0: "batch"} for name, one in example.items()}
-    with warnings.catch_warnings():
+    with network.encoder.exporting(), warnings.catch_warnings():
         # The newer exporter takes 17 times as long, for a graph that runs slower (docs/decisions.md).
         # It warns of being old, and of shapes that it takes for constants; parity is checked on rows of many lengths.
         warnings.simplefilter("ignore")

@@ -8,6 +8,7 @@ layers there are and how inputs go through them, a subclass of `Encoder` knows, 
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -77,8 +78,9 @@ class Encoder(nn.Module, ABC):
         del boundary
         return list(lengths)
 
-    def prepare_export(self) -> None:
-        """Whatever makes the graph simpler and leaves the answers as they are."""
+    def exporting(self) -> AbstractContextManager[None]:
+        """Within it the graph is simpler and the answers are the same; afterwards all is as it was."""
+        return nullcontext()
 
 
 class Network(nn.Module):

@@ -1,5 +1,7 @@
 """Text encoders of the transformers library, taken apart: embeddings, and layers one by one."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -66,9 +68,19 @@ class TextEncoder(Encoder):
     def example(self) -> dict[str, Tensor]:
         return dict.fromkeys(("input_ids", "attention_mask"), torch.ones(2, 8, dtype=torch.long))
 
-    def prepare_export(self) -> None:
-        """Attention as plain products and a softmax, which runtimes optimise best."""
-        self.model.set_attn_implementation("eager")
+    def exporting(self) -> AbstractContextManager[None]:
+        return plain_attention(self.model)
+
+
+@contextmanager
+def plain_attention(model: Any) -> Iterator[None]:
+    """Attention as plain products and a softmax, which runtimes optimise best; afterwards as it was."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def pretrained(card: BackboneCard) -> Any:

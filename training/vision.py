@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from regraft.errors import ConfigError
 from regraft.preprocessing import ImageSpec
 from training.backbone import BackboneCard
 from training.network import Encoder, Hidden
-from training.text import PROBE_TOLERANCE, pretrained
+from training.text import PROBE_TOLERANCE, plain_attention, pretrained
 
 
 class VisionEncoder(Encoder):
@@ -72,8 +73,8 @@ class VisionEncoder(Encoder):
         del boundary
         return [self._positions] * len(lengths)
 
-    def prepare_export(self) -> None:
-        self.model.set_attn_implementation("eager")
+    def exporting(self) -> AbstractContextManager[None]:
+        return plain_attention(self.model)
 
     @torch.no_grad()
     def _whole(self, pixels: Tensor) -> Tensor:

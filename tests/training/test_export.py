@@ -33,7 +33,7 @@ from training.quantize import quantize
 from training.runtime import Scorer
 from training.targets import target_for
 from training.targets.labels import Probabilities
-from training.text import TextEncoder
+from training.text import ATTENTION, TextEncoder
 
 TARGET = target_for(Labels(LABELS))
 
@@ -92,6 +92,12 @@ def test_the_graph_says_what_it_takes_and_gives(bench: Bench) -> None:
         "probabilities": (reals, ["batch", 3]),
         "features": (reals, ["batch", 8]),
     }
+
+
+def test_the_network_goes_on_with_its_own_attention(bench: Bench) -> None:
+    encoder = bench.model.network.encoder
+    assert isinstance(encoder, TextEncoder)
+    assert encoder.model.config._attn_implementation == ATTENTION
 
 
 def test_a_graph_that_answers_differently_is_refused(bench: Bench, tmp_path: Path) -> None:
