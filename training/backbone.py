@@ -158,8 +158,10 @@ def _config(folder: Path) -> Any:
 
 
 def _input_format(config: Any) -> str:
-    if (side := getattr(config, "image_size", None)) is not None:
-        return f"images of {side} pixels in {getattr(config, 'num_channels', 3)} channels"
+    config = getattr(config, "vision_config", config)
+    side, channels = getattr(config, "image_size", None), getattr(config, "num_channels", None)
+    if side is not None or channels is not None:  # convolutions take images of any size
+        return f"images{f' of {side} pixels' if side else ''} in {channels or 3} channels"
     words = f"text in a vocabulary of {getattr(config, 'vocab_size', 0):,} tokens"
     longest = getattr(config, "max_position_embeddings", None)
     return f"{words}, at most {longest}" if longest else words

@@ -1,10 +1,12 @@
 """Image networks of the transformers library, taken apart: patches, and layers one by one."""
 
+import copy
 from collections.abc import Sequence
-from typing import Any
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from regraft.errors import ConfigError
@@ -24,21 +26,25 @@ class VisionEncoder(Encoder):
     def __init__(self, model: Any, spec: ImageSpec) -> None:
         """`model` is of the transformers library. Raises ConfigError for one that takes no images of `spec`."""
         super().__init__()
-        if hasattr(model, "pooler"):
+        pooler = getattr(model, "pooler", None)
+        if pooler is not None and list(pooler.parameters()):  # some models always call one that has none
             model.pooler = None  # the mean over patches stands in its place
         self.model = model.eval()
         self._example = torch.rand(
             2, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0)
         )
         self._can_be_cut = True
-        whole = self._whole(self._example)
-        self._can_be_cut = self._is_row(whole)
-        self.width, self._positions = whole.shape[2], self.embed(self._example).states.shape[1]
+        with torch.no_grad():
+            whole = self._whole(self._example)
+            self._can_be_cut = self._is_row(whole)
+            self.width, self._positions = whole.shape[2], self.embed(self._example).states.shape[1]
 
     @classmethod
     def load(cls, card: BackboneCard, spec: ImageSpec) -> "VisionEncoder":
         """The pre-trained weights, all of them. Raises ConfigError where some are missing."""
-        return cls(pretrained(card), spec)
+        model = pretrained(card)
+        model = getattr(model, "vision_model", model)  # of one that knows texts too, as CLIP does
+        return cls(_fitted(model, spec.channels), spec)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -49,7 +55,6 @@ class VisionEncoder(Encoder):
                     return found
         return nn.ModuleList()
 
-    @torch.no_grad()
     def embed(self, pixels: Tensor) -> Hidden:  # type: ignore[override]
         """(batch, channels, height, width)"""
         states = self.model.embeddings(pixels) if len(self.layers) else self._whole(pixels)
@@ -76,7 +81,6 @@ class VisionEncoder(Encoder):
     def exporting(self) -> AbstractContextManager[None]:
         return plain_attention(self.model)
 
-    @torch.no_grad()
     def _whole(self, pixels: Tensor) -> Tensor:
         """(batch, positions, width), be they patches or the places of a feature map."""
         try:
@@ -88,7 +92,6 @@ class VisionEncoder(Encoder):
             ) from error
         return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
 
-    @torch.no_grad()
     def _is_row(self, whole: Tensor) -> bool:
         """Whether going through the layers one by one is what the model itself does."""
         try:
@@ -96,3 +99,22 @@ class VisionEncoder(Encoder):
         except (TypeError, RuntimeError, AttributeError):
             return False
         return ours.shape == whole[:, 0].shape and bool((ours - whole.mean(dim=1)).abs().max() <= PROBE_TOLERANCE)
+
+
+def _fitted(model: Any, channels: int) -> Any:
+    """To pictures of so many channels: the first convolution's weights are summed, or repeated. Raises ConfigError."""
+    seen = getattr(model.config, "num_channels", channels)
+    if seen == channels:
+        return model
+    config = copy.deepcopy(model.config)
+    config.num_channels = channels
+    fitted, weights = type(model)(config), model.state_dict()
+    try:
+        for name, value in fitted.state_dict().items():
+            if value.shape != weights[name].shape:
+                weights[name] = adapt_input_conv(channels, weights[name], seen)
+    except NotImplementedError as error:
+        kind = config.model_type
+        raise ConfigError(f"the architecture '{kind}' cannot be fitted to {channels} channels: {error}") from error
+    fitted.load_state_dict(weights)
+    return fitted

@@ -9,12 +9,20 @@ import onnxruntime
 import pytest
 import torch
 from transformers import (
+    CLIPConfig,
+    CLIPModel,
     ConvNextConfig,
     ConvNextModel,
     DeiTConfig,
     DeiTModel,
     Dinov2Config,
     Dinov2Model,
+    RegNetConfig,
+    RegNetModel,
+    ResNetConfig,
+    ResNetModel,
+    SiglipConfig,
+    SiglipModel,
     SwinConfig,
     SwinModel,
     ViTConfig,
@@ -25,7 +33,7 @@ from regraft.errors import ConfigError
 from regraft.sections import Backbone
 from tests.training.conftest import CARD
 from tests.training.pictures import save_pictures
-from tests.training.test_images import write_task
+from tests.training.test_images import SPEC, write_task
 from training.backbone import open_backbone
 from training.dataset import read_dataset
 from training.export import FP32, Exported, principal_components, write_onnx
@@ -38,6 +46,9 @@ from training.vision import VisionEncoder
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4}
+RESNET = {"hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8}
+READS = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+PAIR = {"vision_config": SMALL | {"intermediate_size": 32}, "text_config": READS}
 PREPARED = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
 
 
@@ -56,6 +67,10 @@ def save(folder: Path, model: Any, **prepared: Any) -> Path:
         (Dinov2Model(Dinov2Config(**SMALL)), 4),
         (ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=32)), 0),
         (SwinModel(SwinConfig(**SWIN)), 0),
+        (ResNetModel(ResNetConfig(**RESNET)), 0),
+        (RegNetModel(RegNetConfig(**RESNET, groups_width=8)), 0),
+        (CLIPModel(CLIPConfig(**PAIR)), 0),
+        (SiglipModel(SiglipConfig(**PAIR)), 0),
     ],
     ids=lambda value: value.config.model_type if hasattr(value, "config") else str(value),
 )  # fmt: skip
@@ -71,15 +86,62 @@ def test_any_network_for_images_answers_as_it_did_cut_or_whole_in_pytorch_and_ex
     network.learning_mode(on=False)
     pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        states = model.eval()(pixel_values=pixels).last_hidden_state
+        states = getattr(model, "vision_model", model).eval()(pixel_values=pixels).last_hidden_state
         whole = states.mean(dim=(2, 3)) if states.dim() == 4 else states.mean(dim=1)
         output = network(pixels)
     torch.testing.assert_close(output.pooled, whole, atol=1e-5, rtol=1e-4)
+    attention = encoder.model.config._attn_implementation
     write_onnx(
         Exported(network, Probabilities(1.0), principal_components(np.eye(16, dtype=np.float32), 2)), tmp_path / FP32
     )
     (answered,) = onnxruntime.InferenceSession(tmp_path / FP32).run(["probabilities"], {"pixels": pixels.numpy()})
     assert np.abs(answered - output.logits.softmax(dim=1).numpy()).max() < 1e-5
+    assert encoder.model.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize(
+    ("model", "unused"),
+    [
+        (ViTModel(ViTConfig(**SMALL, intermediate_size=32)), set()),
+        (ConvNextModel(ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)), {"model.layernorm"}),
+        (ResNetModel(ResNetConfig(**RESNET)), set()),
+    ],
+)  # fmt: skip
+def test_all_that_an_answer_depends_on_can_learn(model: Any, unused: set[str]) -> None:
+    network = Network(VisionEncoder(model, SPEC), labels=3, frozen=0.75, seed=0)
+    network.requires_grad_(True)
+    network(torch.rand(2, 3, 32, 32)).logits.square().sum().backward()
+    still = {name.rpartition(".")[0] for name, one in network.encoder.named_parameters() if one.grad is None}
+    assert still == unused
+
+
+@pytest.mark.parametrize(
+    "model", [ViTModel(ViTConfig(**SMALL, intermediate_size=32)), ResNetModel(ResNetConfig(**RESNET))]
+)
+def test_a_network_of_coloured_pictures_is_fitted_to_others(model: Any, tmp_path: Path) -> None:
+    """Grey is the sum of its three colours; a fourth channel takes its share of what they weigh."""
+    source = str(save(tmp_path, model))
+    grey = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    colours = grey.expand(-1, 3, -1, -1)
+    said = []
+    for pixels in (colours, grey, torch.cat([colours * 4 / 3, torch.zeros_like(grey)], dim=1)):
+        backbone = Backbone(source=source, channels=pixels.shape[1])
+        encoder = encoder_of(open_backbone(backbone), open_image_files(tmp_path, 1_000_000, backbone))
+        with torch.no_grad():
+            said.append(Network(encoder, labels=3, frozen=1.0, seed=0).eval()(pixels).pooled)
+    for one in said[1:]:
+        torch.testing.assert_close(one, said[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "takes"),
+    [
+        (ResNetModel(ResNetConfig(**RESNET)), "images in 3 channels"),
+        (CLIPModel(CLIPConfig(**PAIR)), "images of 32 pixels in 3 channels"),
+    ],
+)
+def test_what_takes_images_is_said_to(model: Any, takes: str, tmp_path: Path) -> None:
+    assert open_backbone(Backbone(source=str(save(tmp_path, model)))).input_format == takes
 
 
 def test_a_vision_transformer_is_fine_tuned_on_pictures(tmp_path: Path) -> None:
