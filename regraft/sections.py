@@ -134,7 +134,7 @@ class Training(Section):
         0.0, description="within the backbone's layers that learn; before the head it is 0.1"
     )
     token_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of tokens left out at random, in training alone"
+        0.0, description="of texts: share of tokens left out at random, in training alone"
     )
     augment: Augment = Augment()
     validate_every: int = Field(50, ge=1, description="at least so many batches between validations within an epoch")

@@ -144,6 +144,8 @@ class Task(Section):
             raise ValueError("backbone.channels, mean and std are for pictures")
         if self.input != "image" and self.training.augment.views:
             raise ValueError("training.augment.views: only pictures have views; of texts tokens are left out at random")
+        if self.input == "image" and self.training.token_dropout:
+            raise ValueError("training.token_dropout: only texts have tokens; training.augment.views is for pictures")
         if self.drift.minimum > self.drift.window:
             raise ValueError("drift.minimum must not exceed drift.window")
         return self

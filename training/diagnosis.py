@@ -42,7 +42,8 @@ def diagnose(curve: Sequence[Losses]) -> Finding | None:
             "overfitting",
             curve[-1].step,
             "the validation loss rises while the training loss falls: the network learns the rows by heart; fewer"
-            " epochs, more frozen layers, training.token_dropout or more labelled rows help",
+            " epochs, more frozen layers, more labelled rows help, and training.token_dropout (of texts) or"
+            " training.augment.views (of pictures)",
         )
     if plateau(curve):
         return Finding(

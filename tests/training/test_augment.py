@@ -143,3 +143,8 @@ def test_only_training_has_views_and_each_epoch_takes_another(tmp_path: Path, ba
 def test_texts_have_no_views(tmp_path: Path, backbone: Path) -> None:
     with pytest.raises(ConfigError, match="only pictures have views"):
         write_task(tmp_path, backbone, input="text", training={"augment": {"views": 1}})
+
+
+def test_pictures_have_no_tokens(tmp_path: Path, backbone: Path) -> None:
+    with pytest.raises(ConfigError, match=r"only texts have tokens; training.augment.views is for pictures"):
+        write_task(tmp_path, backbone, training={"token_dropout": 0.1})

@@ -39,3 +39,9 @@ FALLING = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
 )
 def test_the_curve_says_what_is_wrong(train: list[float], validation: list[float], kind: str | None) -> None:
     assert found(train, validation) == kind
+
+
+def test_against_overfitting_there_is_a_setting_for_each_kind_of_input() -> None:
+    finding = diagnose([Losses(1, 1.0, 0.8), Losses(2, 0.5, 0.9)])
+    assert finding is not None
+    assert "training.token_dropout (of texts) or training.augment.views (of pictures)" in finding.advice
