@@ -280,7 +280,7 @@ def note(outputs: Outputs, labels: Tensor, rules: Rules, progress: Progress, see
         stage=progress.stage,
         step=progress.step,
         train_loss=float(np.mean(seen.losses)),
-        validation_loss=target.mean_loss(logits, labels),
+        validation_loss=float(rules.loss.of(logits, labels).mean()),
         train=target.figures(tally),
         validation=figures,
         reached=target.reached(figures),

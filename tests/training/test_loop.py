@@ -210,15 +210,18 @@ def test_a_stage_that_is_no_better_leaves_nothing_behind_and_none_follows(task: 
     assert same(state_of(alone.network), state_of(several.network))
 
 
-def test_it_returns_to_the_best(task: Task, tmp_path: Path) -> None:
-    bench = Bench(task, tmp_path, epochs=4)
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal"])
+def test_it_returns_to_the_best(task: Task, tmp_path: Path, loss: str) -> None:
+    """Validation is measured by the loss that training makes small."""
+    bench = Bench(task, tmp_path, epochs=4, loss=loss)
     progress = bench.fit()
     best = max(progress.curve, key=lambda point: (point.reached, -point.validation_loss))
     assert progress.best_step == best.step
     validation, validated = bench.material.validation, bench.validated
     again = over_all(bench.network, validation.hidden, torch.float32)
     assert all(np.array_equal(now, then) for now, then in zip(again, validated, strict=True))
-    assert bench.target.mean_loss(torch.from_numpy(validated.logits), validation.labels) == best.validation_loss
+    losses = bench.rules.loss.of(torch.from_numpy(validated.logits), validation.labels)
+    assert losses.mean() == best.validation_loss
 
 
 @pytest.mark.parametrize(

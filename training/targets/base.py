@@ -87,8 +87,6 @@ class Target(Protocol):
 
     def figures(self, tally: Tensor) -> dict[str, float]: ...
 
-    def mean_loss(self, outputs: Tensor, taught: Tensor) -> float: ...
-
     def reached(self, figures: Mapping[str, float]) -> float:
         """What a point is judged by; more is better."""
 

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regraft.answers import Labels
 from regraft.sections import Training, Value
@@ -65,9 +64,6 @@ class LabelTarget:
         """Accuracy, and macro averages of precision, recall and F1."""
         metrics = evaluate.metrics_of(evaluate.Tallies.of(tally.double().numpy()[None]), self.answers.names)
         return {name: float(metrics[metric][0]) for name, metric in FIGURES.items()}
-
-    def mean_loss(self, outputs: Tensor, taught: Tensor) -> float:
-        return float(F.cross_entropy(outputs, taught))
 
     def reached(self, figures: Mapping[str, float]) -> float:
         return figures["macro_f1"]

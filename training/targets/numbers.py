@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 from torch import Tensor
-from torch.nn import functional as F
 
 from regraft.answers import Numbers, in_words
 from regraft.sections import Training, Value
@@ -66,9 +65,6 @@ class NumberTarget:
     def figures(self, tally: Tensor) -> dict[str, float]:
         found = {name: float(one) for name, one in residuals.metrics_of(tally.double().numpy()).items()}
         return found | {name: found[name] * self.unit for name in ("mae", "rmse")}
-
-    def mean_loss(self, outputs: Tensor, taught: Tensor) -> float:
-        return float(F.mse_loss(outputs[:, 0], taught))
 
     def reached(self, figures: Mapping[str, float]) -> float:
         return -figures["mae"]
