@@ -227,6 +227,8 @@ def train_batch(
     mine, shares = indices[team.part], (weights / weights.sum())[team.part]
     if not mine:  # fewer rows than processes: take part, and add nothing
         mine, shares = indices[:1], torch.zeros(1)
+    if len(mine) == 1:
+        network.hold_statistics()
     truth = train.labels[mine].to(device)
     hidden = without_some(train.batch(mine, epoch).to(device), rules.settings.token_dropout)
     with computing(rules.dtype, device):
@@ -238,6 +240,7 @@ def train_batch(
     value, each = loss.detach().reshape(1), torch.zeros(len(indices), device=device)
     each[team.part] = losses.detach()
     team.add_up([value, each, *gradients(network)])
+    team.average(network.moving_statistics())
     if epoch == 0:
         held.losses[indices] = each.cpu() * weights
     if not torch.isfinite(value):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 DROPOUT = 0.1
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class Hidden(NamedTuple):
@@ -166,6 +167,17 @@ class Network(nn.Module):
             for module in group.modules:
                 module.train(on)
         self.dropout.train(on)
+
+    def hold_statistics(self) -> None:
+        """Batch normalisation goes by its running statistics, and leaves them: one row has none of its own."""
+        for module in self.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.eval()
+
+    def moving_statistics(self) -> list[Tensor]:
+        """Running means and variances of the layers that learn and do not rest."""
+        named = (pair for group in self.moving() for module in group.modules for pair in module.named_buffers())
+        return [buffer for name, buffer in named if "running_" in name]
 
     def trained_state(self) -> dict[str, Tensor]:
         """Copies of what a stage may change, by name: what learns, and the running statistics of its layers."""

@@ -1,6 +1,7 @@
 """The processes that train one network together, each on its part of every batch; most often there is one.
 
-`accelerate launch` or `torchrun` start them. All hold the same weights: gradients are added up before each step.
+`accelerate launch` or `torchrun` start them. All hold the same weights: gradients are added up before each step. Batch
+normalisation goes by what a process has of a batch; its running statistics are then the mean over all processes.
 """
 
 import os
@@ -36,12 +37,18 @@ class Team:
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Each becomes, in place, the sum over all processes."""
-        if self.count == 1:
+        if self.count == 1 or not tensors:
             return
         together = torch.cat([tensor.flatten() for tensor in tensors]).to(self.device)
         torch.distributed.all_reduce(together)
         for tensor, part in zip(tensors, torch.split(together, [tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Each becomes, in place, the mean over all processes."""
+        self.add_up(tensors)
+        for tensor in tensors:
+            tensor /= self.count
 
     def agree(self, value: T) -> T:
         """What the first process says."""

@@ -167,6 +167,8 @@ def _learn(
 ) -> None:
     device = network.head.weight.device
     network.train()
+    if len(indices) == 1:
+        network.hold_statistics()
     with computing(dtype, device):
         logits = network(*train.inputs(indices, device)).logits
     losses = loss.of(logits, train.labels[indices].to(device))

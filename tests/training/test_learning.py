@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from regraft.task import Task
+from tests.training import test_images
 from tests.training.conftest import examples, save_backbone, write_task
+from tests.training.pictures import save_image_backbone, save_pictures
+from tests.training.test_regression import rated, write_numbers
 from training import network
-from training.backbone import open_backbone, open_preprocessor
+from training.backbone import open_backbone
 from training.clock import Clock
 from training.dataset import read_dataset
+from training.kinds import preprocessor_of
 from training.learning import SUFFIX, Learned, Source, learn
 
 NO_CHANCE = {"learning_rate": 1e-9, "epochs": 1}
@@ -27,7 +32,7 @@ def source_of(task: Task, **settings: object) -> Source:
     task = task.model_copy(update={"training": task.training.model_copy(update=settings)})
     card = open_backbone(task.backbone)
     parts = read_dataset(task).parts
-    return Source(task, card, open_preprocessor(task, card), parts)
+    return Source(task, card, preprocessor_of(task, card), parts)
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +99,7 @@ from training import network
 from training.clock import Clock
 from training.dataset import read_dataset
 from training.learning import learn
+from training.outputs import over_all
 from training.processes import join
 from training.train import take_part
 
@@ -103,7 +109,9 @@ assert (team.count, team.agree(team.index)) == (2, 0)
 source, folder = source_of(Task.load(Path(sys.argv[1]))), Path(sys.argv[2])
 if team.is_main:
     learned = learn(source, folder, Clock(), team=team)
-    print(json.dumps([curve_of(learned), learned.network.head.weight.tolist()]))
+    again = over_all(learned.network, learned.material.validation.hidden, learned.reader.dtype)
+    off = float(abs(again.logits - learned.validated.logits).max())
+    print(json.dumps([curve_of(learned), learned.network.head.weight.tolist(), off]))
 else:
     take_part(source.task, read_dataset(source.task), folder, team)
 team.wait()
@@ -112,12 +120,16 @@ torch.distributed.destroy_process_group()
 
 
 def curve_of(learned: Learned) -> list[list[float]]:
-    curve = learned.progress.curve
-    return [[point.train_loss, point.train["macro_f1"], point.validation_loss, point.learning_rate] for point in curve]
+    """With the macro F1 of labels, the R2 of numbers."""
+    return [
+        [point.train_loss, [*point.train.values()][-1], point.validation_loss, point.learning_rate]
+        for point in learned.progress.curve
+    ]
 
 
 def trained_by_two(task_file: Path, folder: Path) -> Any:
-    """What the first of two processes says after training together."""
+    """What the first of two processes says after training together: its curve, its head, and how far its network is
+    from what both said of the validation part."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -148,15 +160,27 @@ def still(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(("write", "rows"), [(write_task, examples(150)), (write_numbers, rated(150))])
 def test_two_processes_give_the_same_result_as_one(
-    tmp_path: Path, still: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, still: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Path], rows: list[Any]
 ) -> None:
     """But for the order in which floats are added; without dropout, which draws for each process on its own."""
     monkeypatch.setattr(network, "DROPOUT", 0.0)
     stages = {"epochs": 2, "stages": 2, "stage_epochs": 2, "force": True}
     settings = {"learning_rate": 5e-3, "batch_size": 7, "revisit": 0.5, "settle": 0.5}
-    file = write_task(tmp_path, still, examples(150), training=stages | settings)
+    file = write(tmp_path, still, rows, training=stages | settings)
     alone = learn(source_of(Task.load(file)), tmp_path / "one", Clock())
-    curve, head = trained_by_two(file, tmp_path / "two")
+    curve, head, off = trained_by_two(file, tmp_path / "two")
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(curve_of(alone)), rtol=0, atol=1e-4)
     torch.testing.assert_close(torch.tensor(head), alone.network.head.weight.detach(), rtol=0, atol=1e-4)
+    assert off < 1e-4
+
+
+def test_two_processes_validate_the_network_that_is_kept(tmp_path: Path) -> None:
+    """Though each goes by the batch statistics of its own pictures."""
+    save_pictures(tmp_path / "pictures", 60)
+    training = {"frozen": 0.5, "epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "few_shot": "off"}
+    data = {"files": ["pictures"], "validation": 0.5}  # two batches, one for each
+    test_images.write_task(tmp_path, save_image_backbone(tmp_path / "backbone"), training=training, data=data)
+    *_, off = trained_by_two(tmp_path / "task.yaml", tmp_path / "run")
+    assert off < 1e-4

@@ -14,14 +14,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from regraft.errors import ConfigError
 from regraft.sections import Training
 from regraft.task import Task
+from tests.training.convolutions import Convolutions
 from tests.training.test_regression import SPREAD, rated, write_numbers
 from training import loop
 from training.backbone import open_backbone, open_preprocessor
+from training.cache import HiddenStates
 from training.clock import Clock
 from training.dataset import read_dataset
 from training.epochs import Calendar, hardest
 from training.learning import Reader, Source
-from training.loop import Material, Rules, fit, judge, without_some
+from training.loop import Examples, Material, Rules, fit, judge, without_some
 from training.network import Hidden, Network
 from training.optimizer import make_optimizer, set_learning_rate
 from training.outputs import over_all
@@ -350,6 +352,17 @@ def test_hiding_tokens_touches_neither_the_first_nor_what_is_padding() -> None:
 def test_examples_of_one_batch_are_enough(task: Task, tmp_path: Path) -> None:
     progress = Bench(task, tmp_path, batch_size=1000, epochs=1).fit()
     assert progress.step == 1
+
+
+def test_a_row_that_is_left_over_goes_by_the_batch_statistics_so_far(task: Task, tmp_path: Path) -> None:
+    """The last of four layers leaves one place, of which one row has no variance."""
+    network = Network(Convolutions(layers=4), labels=3, frozen=0.5, seed=0)
+    states = torch.randn(9 * 16, 16, generator=torch.Generator().manual_seed(0))
+    train = Examples(HiddenStates(states, torch.arange(10) * 16), torch.arange(9) % 3, torch.ones(9))
+    rules = Bench(task, tmp_path, batch_size=4).rules
+    progress = fit(network, [Stage(2, 2, 1e-3)], lambda: Material(train, train), rules, tmp_path).progress
+    assert progress.step == 6
+    assert network.state_dict()["encoder.blocks.3.1.num_batches_tracked"] == 4
 
 
 def test_hidden_states_of_a_stage_go_when_the_next_begins(task: Task, tmp_path: Path) -> None:

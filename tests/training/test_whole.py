@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -6,9 +7,12 @@ import torch
 from torch import nn
 
 from regraft.task import Task
+from tests.training import test_images
+from tests.training.pictures import save_image_backbone, save_pictures
 from training import whole
 from training.backbone import open_backbone, open_preprocessor
 from training.dataset import read_dataset
+from training.kinds import encoder_of, preprocessor_of
 from training.learning import Source
 from training.network import Network
 from training.text import TextEncoder
@@ -83,3 +87,14 @@ def test_all_layers_learn_at_once_from_the_backbone_for_a_few_epochs(
     assert np.mean(answers == source.target.truth(source.parts.test)) > 0.5
     moved = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
     assert {name for name in before if "key.bias" not in name} <= moved  # a softmax does not see a key's bias
+
+
+def test_a_picture_that_is_left_over_is_no_trouble(tmp_path: Path) -> None:
+    """Its last feature map is one place, which has no variance."""
+    save_pictures(tmp_path / "pictures", 8)
+    task = test_images.write_task(tmp_path, save_image_backbone(tmp_path / "backbone"))
+    card, parts = open_backbone(task.backbone), read_dataset(task).parts
+    preprocessor = preprocessor_of(task, card)
+    source = Source(task, card, preprocessor, parts._replace(train=parts.train[:9]))
+    network = Network(encoder_of(card, preprocessor), labels=3, frozen=0.5, seed=0)
+    assert len(fine_tune_at_once(network, source, torch.float32, 120.0).course.moments) == TUNING_EPOCHS
