@@ -5,7 +5,7 @@ texts -> shingles of 5 characters -> MinHash signatures -> candidates that agree
 Broder (1997), On the resemblance and containment of documents; banding after Indyk & Motwani (1998).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -62,17 +62,23 @@ def similar(texts: Sequence[str], threshold: float) -> list[Pair]:
     return pairs
 
 
-def unlike(texts: Sequence[str], known: AbstractSet[str], threshold: float | None) -> list[str]:
-    """Those of `texts`, in their order, that neither are nor resemble a known one, directly or by way of others."""
-    new = [text for text in texts if text not in known]
+def unlike(
+    keys: Sequence[str],
+    known: AbstractSet[str],
+    threshold: float | None,
+    find: Callable[[Sequence[str], float], list[Pair]] = similar,
+) -> list[str]:
+    """Those of `keys`, in their order, that neither are nor resemble a known one, directly or by way of others; `find`
+    says which resemble each other."""
+    new = [key for key in keys if key not in known]
     if threshold is None:
         return new
     together = [*sorted(known), *new]
     sets = Sets(len(together))
-    for pair in similar(together, threshold):
+    for pair in find(together, threshold):
         sets.join(pair.first, pair.second)
     taken = {sets.find(index) for index in range(len(known))}
-    return [text for index, text in enumerate(new, start=len(known)) if sets.find(index) not in taken]
+    return [key for index, key in enumerate(new, start=len(known)) if sets.find(index) not in taken]
 
 
 def jaccard(one: str, other: str) -> float:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from regraft.preprocessing import ImagePreprocessor, ImageSpec
 from regraft.preprocessing.image import MOST_PIXELS
 from training.data import Row
-from training.duplicates import CHUNK, Pair, Sets, agreeing, mixed
+from training.duplicates import CHUNK, Pair, Sets, agreeing, mixed, similar
 from training.pictures import read_image
 
 SIDE = 16
@@ -44,6 +44,14 @@ def looks_of(rows: Sequence[Row]) -> Looks:
     """Of images; nothing of texts."""
     images = {row.key: row.input for row in rows if row.content}
     return dict(zip(images, thumbnails(map(read_image, images.values())), strict=True))
+
+
+def alike(keys: Sequence[str], threshold: float, looks: Looks) -> list[Pair]:
+    """As `look_alike`, of images whose `looks` are there; where there are none at all, the keys are texts."""
+    if not looks:
+        return similar(keys, threshold)
+    unseen = np.zeros(VALUES, dtype=np.uint8)  # is like no other
+    return look_alike(np.stack([looks.get(key, unseen) for key in keys]), threshold)
 
 
 def look_alike(images: Thumbnails, threshold: float) -> list[Pair]:

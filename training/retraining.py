@@ -7,6 +7,7 @@ candidate and production -> the original test part, and the newest labels -> pai
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from training.data import Parts, Row, part_counts, split_hash
 from training.dataset import Dataset
 from training.distribution import answers_in, distribution_of
 from training.duplicates import unlike
+from training.lookalikes import alike, looks_of
 from training.pictures import ImageFiles
 from training.runtime import Scorer
 from training.split import grouped
@@ -89,18 +91,21 @@ def assemble(
 ) -> Material:
     """Reviewed labels join the training part; validation and test stay as they were.
 
-    The newest are held out. Of those, texts that the original data or production (`seen`) know are left out, or
-    production would be judged on what it was trained on. A newer label of a text replaces an older one. What resembles
-    a text (`near_duplicates`, as for the split) is treated as that text.
+    The newest are held out. Of those, inputs that the original data or production (`seen`) know are left out, or
+    production would be judged on what it was trained on. A newer label of an input replaces an older one. What
+    resembles an input (`near_duplicates`, as for the split) is treated as that input; a picture that production saw and
+    that is no longer there resembles none.
     """
     parts = original.parts
     held = max(1, round(len(reviewed) * newest_share))
     earlier, latest = reviewed[:-held], reviewed[-held:]
     late, early = _by_key(latest), _by_key(earlier)
     known = seen | {row.key for part in parts for row in part}
-    newest = [late[key] for key in unlike(list(late), known, near_duplicates)]
+    everything = [row for rows in (*parts, reviewed) for row in rows]
+    find = partial(alike, looks=looks_of(everything) if near_duplicates is not None else {})
+    newest = [late[key] for key in unlike(list(late), known, near_duplicates, find)]
     apart = {row.key for rows in (newest, parts.validation, parts.test) for row in rows}
-    new = {key: early[key] for key in unlike(list(early), apart, near_duplicates)}
+    new = {key: early[key] for key in unlike(list(early), apart, near_duplicates, find)}
     kept = [row for row in parts.train if row.key not in new]
     together = Parts([*kept, *new.values()], parts.validation, parts.test)
     refuse_leaks(grouped([row for part in together for row in part], None), together)

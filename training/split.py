@@ -8,12 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from regraft.sections import Data
 from training.data import PARTS, Parts, Row
-from training.duplicates import Sets, similar
-from training.lookalikes import Looks, look_alike
+from training.duplicates import Sets
+from training.lookalikes import Looks, alike
 
 
 class Link(NamedTuple):
@@ -97,12 +95,7 @@ def _belonging(rows: Sequence[Row], near_duplicates: float | None, looks: Looks)
     if near_duplicates is not None:
         places = [index for (kind, _), index in first_of.items() if kind == same]
         keys = [rows[place].key for place in places]
-        alike = (
-            look_alike(np.stack([looks[key] for key in keys]), near_duplicates)
-            if looks
-            else similar(keys, near_duplicates)
-        )
-        for pair in alike:
+        for pair in alike(keys, near_duplicates, looks):
             yield places[pair.first], places[pair.second], f"{pair.similarity:.0%} {same}"
 
 

@@ -9,7 +9,9 @@ from regraft.errors import DataError
 from regraft.eventlog import Record
 from regraft.events import Arm, Event, PredictionMade, QueueReason, ReviewGiven
 from regraft.history import History
+from regraft.inputs import reference_of
 from regraft.task import Task
+from tests.images import file_of, picture
 from tests.training.conftest import LABELS
 from training.data import Parts, Row, same_text
 from training.dataset import Dataset, read_dataset
@@ -56,6 +58,24 @@ def test_a_newer_label_replaces_the_older_one_of_the_same_text() -> None:
     reviews = [row("A", "positive"), row("c", "negative"), row("C", "positive"), row("last")]
     train = assemble(ORIGINAL, reviews, set(), 0.2, None).dataset.parts.train
     assert {same_text(one.input): one.label for one in train} == {"a": "positive", "b": "neutral", "c": "positive"}
+
+
+def pictured(folder: Path, name: str, content: bytes) -> Row:
+    (folder / name).write_bytes(content)
+    return row(str(folder / name))._replace(content=reference_of(content))
+
+
+def test_a_picture_that_comes_back_compressed_is_the_same(tmp_path: Path) -> None:
+    train, validation, test = (pictured(tmp_path, f"{seed}.png", file_of(picture(seed))) for seed in range(3))
+    again = [pictured(tmp_path, f"{seed}.jpg", file_of(picture(seed), "JPEG", quality=80)) for seed in range(4)]
+    fresh = [pictured(tmp_path, f"{seed}.png", file_of(picture(seed))) for seed in (3, 4)]
+    reviewed = [again[2], fresh[1], again[1], again[3], fresh[0], again[0]]
+    original, gone = dataset([train], [validation], [test]), {"sha256:gone"}
+    alike, exact = (assemble(original, reviewed, gone, 0.34, threshold) for threshold in (0.98, None))
+    assert alike.newest == [fresh[0]]
+    assert alike.dataset.parts.train == [train, fresh[1]]
+    assert exact.newest == [fresh[0], again[0]]
+    assert exact.dataset.parts.train == [train, again[2], fresh[1], again[1], again[3]]
 
 
 def test_what_production_was_trained_on_is_read_from_its_rows(tmp_path: Path) -> None:
