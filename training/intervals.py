@@ -74,12 +74,14 @@ class Answering(nn.Module):
     def __init__(self, intervals: Intervals) -> None:
         super().__init__()
         self.weights: Tensor
+        self.bias: Tensor
         self.register_buffer("weights", torch.tensor(intervals.weights, dtype=torch.float32).reshape(1, -1))
+        self.register_buffer("bias", torch.tensor([intervals.bias], dtype=torch.float32))
         self._intervals = intervals
 
     def forward(self, output: Output) -> Tensor:
         found, allowed = self._intervals, self._intervals.allowed
-        logs = nn.functional.linear(output.adapted, self.weights) + found.bias
+        logs = nn.functional.linear(output.adapted, self.weights, self.bias)
         half = found.quantile * logs.clamp(*found.bounds).exp()
         value = output.logits
         ends = torch.cat([value, value - half, value + half], dim=1) * found.unit + found.center
@@ -152,7 +154,7 @@ class Bin(NamedTuple):
 
 
 class Held(BaseModel):
-    """The test part, which the intervals were not fitted on; widths in the caller's unit."""
+    """The test part, which the intervals were not fitted on; widths in the caller's unit, within the range."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from regraft.answers import Labels
+from regraft.answers import Labels, Numbers
 from regraft.errors import VersionRefused
 from regraft.preprocessing import Encoding, TextPreprocessor
 from regraft.sections import Export
@@ -27,12 +27,14 @@ from training.export import (
     write_golden,
     write_onnx,
 )
-from training.half import halve
+from training.half import ANSWERING, halve
+from training.intervals import Intervals
 from training.network import Network
 from training.quantize import quantize
 from training.runtime import Scorer
 from training.targets import target_for
 from training.targets.labels import Probabilities
+from training.targets.numbers import NumberTarget
 from training.text import ATTENTION, TextEncoder
 
 TARGET = target_for(Labels(LABELS))
@@ -183,6 +185,54 @@ def test_fp16_takes_and_gives_what_float32_does_in_half_the_bytes(bench: Bench, 
     difference = np.abs(found.answers - bench.scorer.score(bench.encodings).answers)
     assert 0 < difference.max() < 5e-3
     assert np.abs(found.alone - found.mixed).max() < 1e-3
+
+
+NUMBERS = NumberTarget(Numbers(), center=-4190.0, unit=1.0, level=0.9)  # as far out as the data may be
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory, bench: Bench) -> Path:
+    """The same network, which says numbers in intervals that follow the input."""
+    network = Network(bench.model.network.encoder, labels=1, frozen=0.75, seed=0)
+    with torch.no_grad():
+        tensors = bench.preprocessor.collate(bench.encodings)
+        pooled = network(*(torch.from_numpy(values) for values in tensors.values())).pooled
+        direction = torch.linalg.svd(pooled - pooled.mean(dim=0)).Vh[:1]
+        network.head.weight.copy_(direction / (pooled @ direction.T).std())
+        network.head.bias.copy_(-network.head.weight @ pooled.mean(dim=0))
+    intervals = Intervals(
+        level=0.9, center=NUMBERS.center, unit=NUMBERS.unit, allowed=NUMBERS.answers, quantile=1.0, alone=4.0,
+        weights=network.head.weight[0].double().detach().numpy() / 4, bias=-0.5, bounds=(-2.0, 1.0),
+        mean_half=1.0, constant_half=1.0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("numbers")
+    model = Exported(network, intervals.module(), (bench.model.components, bench.model.offset))
+    write_onnx(model, folder / FP32, NUMBERS.answers.output)
+    scorer = Scorer(folder / FP32, bench.preprocessor)
+    check_parity(model, scorer, bench.preprocessor, bench.encodings, Export().tolerance, NUMBERS)
+    return folder
+
+
+def test_numbers_far_from_nought_are_as_good_in_fp16(bench: Bench, numbers: Path, tmp_path: Path) -> None:
+    halve(numbers / FP32, tmp_path / "half.onnx")
+    plain, half = onnx.load(numbers / FP32).graph, onnx.load(tmp_path / "half.onnx").graph
+    assert (list(half.input), list(half.output)) == (list(plain.input), list(plain.output))
+    truth = bench.scorer.score(bench.encodings).answers[:, 0].astype(np.float64)
+    reference = artifacts.Measurement.of(numbers / FP32, bench.preprocessor, bench.encodings)
+    found = artifacts.Measurement.of(tmp_path / "half.onnx", bench.preprocessor, bench.encodings)
+    assert np.ptp(reference.answers[:, 0]) > 2
+    assert found.file.stat().st_size < 0.7 * reference.file.stat().st_size
+    artifact = found.artifact(truth, reference, NUMBERS).model_copy(update={"tolerance": 1e-2})
+    assert artifacts.strangeness(artifact) == []
+    assert artifact.measured["neighbour_difference"] < 1e-3
+
+
+def test_int8_leaves_what_makes_an_interval_as_it_is(bench: Bench, numbers: Path, tmp_path: Path) -> None:
+    assert quantize(numbers / FP32, tmp_path / "int8.onnx", bench.batches()) == 4 * 6 + 1  # as of labels
+    graphs = onnx.load(numbers / FP32).graph, onnx.load(tmp_path / "int8.onnx").graph
+    plain, small = ([node for node in graph.node if node.name.startswith(ANSWERING)] for graph in graphs)
+    assert "Gemm" in {node.op_type for node in plain}
+    assert plain == small
 
 
 PARITY = Parity(rows=80, largest_difference=0.0, largest_feature_difference=0.0, same_label=1.0)
