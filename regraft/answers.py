@@ -134,6 +134,10 @@ class Numbers(BaseModel, Accepting):
             raise ValueError(f"{in_words(value)} is more than the maximum, {in_words(self.maximum)}")
         return in_words(value)
 
+    def clip(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What is out of the range becomes its end, as the graph does with answers."""
+        return np.clip(values, self.minimum, self.maximum)
+
     def as_task(self) -> dict[str, Any]:
         return {"kind": self.kind, "labels": (), "range": self}
 

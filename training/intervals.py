@@ -171,12 +171,14 @@ def measure(columns: NDArray[np.float32], truth: Reals, intervals: Intervals, *,
     value, low, high, _ = columns.astype(np.float64).T
     within = (truth >= low) & (truth <= high)
     width = high - low
+    constant, alone = (reach * intervals.unit for reach in (intervals.constant_half, intervals.alone))
+    clip, middle = intervals.allowed.clip, np.array(intervals.center)
     return Held(
         level=intervals.level,
         coverage=proportion(int(within.sum()), len(within)),
         width=mean(width, resamples=resamples, seed=seed),
-        constant_width=2 * intervals.constant_half * intervals.unit,
-        alone_width=2 * intervals.alone * intervals.unit,
+        constant_width=float(np.mean(clip(value + constant) - clip(value - constant))),
+        alone_width=float(clip(middle + alone) - clip(middle - alone)),
         adaptive=intervals.adaptive,
         bins=[
             Bin(

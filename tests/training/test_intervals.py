@@ -1,5 +1,7 @@
 """Intervals hold as many truths as they say, whatever the network and the scale are worth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,20 @@ def test_answers_and_ends_are_in_the_callers_unit_and_range() -> None:
     assert (value == 10).all()
     assert (low.min(), high.max()) == (9.5, 10.25)
     assert ((confidence >= 0) & (confidence <= 1)).all()
+
+
+def test_widths_that_are_compared_are_all_within_the_range() -> None:
+    found, fresh = fitted(1, uneven=False, allowed=Numbers(minimum=9.5, maximum=10.25)), part(50, 3, uneven=False)
+    measured = measure(answered(found, fresh), 10 + 2 * fresh.truth, found, resamples=200, seed=0)
+    assert measured.width.value == measured.constant_width == measured.alone_width == 0.75
+
+
+def test_without_a_range_the_same_width_everywhere_is_the_constant_one() -> None:
+    found, fresh = fitted(1, uneven=False), part(50, 3, uneven=False)
+    found = replace(found, weights=np.zeros(WIDTH), bias=0.0, bounds=(0.0, 0.0), quantile=found.constant_half)
+    measured = measure(answered(found, fresh), 10 + 2 * fresh.truth, found, resamples=200, seed=0)
+    assert measured.width.value == pytest.approx(measured.constant_width)
+    assert measured.alone_width == pytest.approx(2 * found.alone * found.unit)
 
 
 def test_the_bound_is_the_quantile_that_one_more_score_stays_within() -> None:
