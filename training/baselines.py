@@ -1,8 +1,9 @@
 """What the fine-tuned network has to beat, trained on the same rows and asked the same test part.
 
-at random: each label as often as in training. majority: always the most frequent label. tf-idf: words and pairs of
-words, a linear model. colour histogram: the same for images. frozen backbone: the pre-trained network as it came, a
-linear model on its pooled vector. The linear model is that of the target: logistic or ridge regression.
+at random: each answer as often as in training. majority: always the most frequent label. the mean, the median: always
+the same number. tf-idf: words and pairs of words, a linear model. colour histogram: the same for images. frozen
+backbone: the pre-trained network as it came, a linear model on its pooled vector. The linear model is that of the
+target: logistic or ridge regression.
 """
 
 import io
@@ -29,7 +30,7 @@ SMALL, SHADES = 64, 16  # pixels of the side of a small copy, and ranges of each
 WORDS = r"\b\w+\b|[!?]"  # one letter is a word too, and marks say something
 
 
-def at_random(truth: Ints, rows: int, *, seed: int) -> Ints:
+def at_random(truth: Answers, rows: int, *, seed: int) -> Answers:
     return np.random.default_rng(seed).choice(truth, size=rows)
 
 

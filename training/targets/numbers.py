@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
@@ -80,7 +81,7 @@ class NumberTarget:
         return columns[:, 0].astype(np.float64)
 
     def read_outputs(self, outputs: Tensor) -> Reals:
-        return np.asarray(outputs[:, 0].double().numpy() * self.unit + self.center)
+        return self.answers.clip(outputs[:, 0].double().numpy() * self.unit + self.center)
 
     def same(self, one: Reals, other: Reals) -> NDArray[np.bool_]:
         return np.asarray(np.abs(one - other) <= OTHERWISE * self.unit)
@@ -98,8 +99,11 @@ class NumberTarget:
         return residuals.compare(truth, ours, theirs, resamples=resamples, seed=seed)
 
     def baselines(self, asked: Asked, heuristic: Heuristic) -> dict[str, Reals]:
+        rows = len(asked.test)
         return {
-            "the mean": np.full(len(asked.test), self.center),
+            "at random": baselines.at_random(asked.truth, rows, seed=asked.seed),
+            "the mean": np.full(rows, self.center),
+            "the median": np.full(rows, np.median(asked.truth)),
             heuristic.name: heuristic.answers(self.linear, asked.train, asked.truth, asked.test),
             "frozen backbone, linear": baselines.frozen_backbone(
                 self.linear, asked.pooled[0], asked.truth, asked.pooled[1]
@@ -107,7 +111,9 @@ class NumberTarget:
         }
 
     def linear(self, strength: float) -> Any:
-        return Ridge(alpha=1 / strength)
+        """It answers within the range, as the network does."""
+        clip = self.answers.clip  # changes no truth
+        return TransformedTargetRegressor(Ridge(alpha=1 / strength), func=clip, inverse_func=clip, check_inverse=False)
 
     def believed(self, columns: Columns, truth: Reals, calibrated: Any, *, resamples: int, seed: int) -> dict[str, Any]:
         chosen = np.sort(np.random.default_rng(seed).permutation(len(truth))[:PAIRS])
@@ -122,7 +128,7 @@ class NumberTarget:
     def worst(self, truth: Reals, columns: Columns) -> list[Worst]:
         read = self.read(columns)
         return [
-            Worst(int(index), in_words(truth[index]), f"{read[index]:.4g}", float(columns[index, 3]))
+            Worst(int(index), in_words(truth[index]), f"{read[index]:.7g}", float(columns[index, 3]))
             for index in np.argsort(-np.abs(read - truth), kind="stable")
         ]
 
