@@ -15,10 +15,9 @@ from regraft.sections import Training
 IMBALANCE = 10  # times as frequent, from which on the focal loss is taken
 FOCUS = 2.0  # gamma in Lin et al. 2017, "Focal Loss for Dense Object Detection", who found 2 the best
 TEMPERATURE = 0.1  # as in Khosla et al. 2020
-
-
 FAR = 4.0  # deviations that next to no row of a normal distribution is away
 OUTLIERS = 0.001  # of the rows that are further, from which on Huber's loss is taken: normally there are 0.00006
+ROBUST = 1.4826  # times the median distance from the median is the deviation, where numbers are normal
 
 
 class Loss(Protocol):
@@ -69,8 +68,10 @@ def choose_for_numbers(settings: Training, truth: Tensor) -> OfNumbers:
     """The one that was asked for; `auto` takes Huber's where more are far out than chance explains."""
     if settings.loss == "mse" or settings.loss == "huber":
         return OfNumbers(settings.loss, "as the task file says")
-    far = float((truth.abs() > FAR).float().mean())
-    reason = f"{far:.2%} of the numbers are more than {FAR:.0f} deviations from the mean"
+    off = (truth - truth.median()).abs()
+    usual = ROBUST * off[off > 0].median()  # numbers far out make a deviation large, and hide behind it
+    far = float((off > FAR * usual).float().mean())
+    reason = f"{far:.2%} of the numbers are more than {FAR:.0f} robust deviations from the median"
     return OfNumbers("huber" if far > OUTLIERS else "mse", reason)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from regraft.sections import Training
-from training.losses import FOCUS, choose, contrastive
+from training.losses import FOCUS, choose, choose_for_numbers, contrastive
 
 
 def truth(*counts: int) -> torch.Tensor:
@@ -39,6 +39,29 @@ def test_balanced_weights_give_every_label_the_same_sum() -> None:
     sums = [float(weights[labels == label].sum()) for label in range(3)]
     assert sums == pytest.approx([100 / 3] * 3)
     assert choose(Training(), labels, 3).label_weights.tolist() == [1, 1, 1]
+
+
+def in_deviations(*numbers: torch.Tensor) -> torch.Tensor:
+    together = torch.cat(numbers)
+    return ((together - together.mean()) / together.std()).float()
+
+
+@pytest.mark.parametrize(
+    ("usual", "far", "name"),
+    [
+        (torch.linspace(0, 5, 900), torch.full((100,), 999_999.0), "huber"),  # none of them 4 deviations away
+        (torch.linspace(0, 5, 998), torch.full((2,), 50.0), "huber"),
+        (torch.linspace(0, 5, 1000), torch.empty(0), "mse"),
+        (torch.zeros(900), torch.ones(100), "mse"),  # most are the median itself
+        (torch.zeros(600), torch.cat([torch.linspace(0, 5, 300), torch.full((100,), 999_999.0)]), "huber"),
+        (torch.zeros(100), torch.empty(0), "mse"),
+    ],
+)
+def test_numbers_far_out_are_told_by_the_others(usual: torch.Tensor, far: torch.Tensor, name: str) -> None:
+    loss = choose_for_numbers(Training(), in_deviations(usual, far).nan_to_num())
+    assert loss.name == name
+    assert loss.reason.endswith("% of the numbers are more than 4 robust deviations from the median")
+    assert choose_for_numbers(Training(loss="mse"), usual).name == "mse"
 
 
 def test_labels_that_lie_together_cost_next_to_nothing_and_mixed_ones_much() -> None:
