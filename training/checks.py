@@ -73,6 +73,7 @@ def inspect(task: Task, table: Table, groups: Groups, parts: Parts, looks: Looks
         by_input[row.key].append(row)
     labels, distribution = [row.label for row in table.rows], distribution_of(task.answers)
     leaking, contradict = leaks(groups.links, parts), distribution.contradiction(labels)
+    errors = distribution.errors(labels, task.export.tolerance)
     trained = [*parts.train, *parts.validation]
     return Findings(
         rows=len(table.rows),
@@ -87,7 +88,7 @@ def inspect(task: Task, table: Table, groups: Groups, parts: Parts, looks: Looks
         leaks=leaking,
         parts=part_counts(parts, distribution),
         suspects=distribution.suspects(trained, seed=task.data.seed, looks=looks),
-        errors=[*_too_many_bad(task, table), *distribution.errors(labels), *_empty(parts), *_leaking(leaking)],
+        errors=[*_too_many_bad(task, table), *errors, *_empty(parts), *_leaking(leaking)],
         notes=[
             *_few(len(labels), distribution.advice()),
             *distribution.notes(labels, parts),

@@ -19,6 +19,7 @@ STRATA = 10  # of numbers; each holds as many rows
 FEWEST_IN_STRATUM = 5
 APART = 1.0  # deviations between the labels of one input, above which they contradict each other
 HEAVY = 0.5  # of all rows with the very same number
+STEP = 2.0**-23  # from a float32 to the next, as a share of it, at most: it has 24 bits
 
 
 Contradicts = Callable[[Sequence[str]], bool]
@@ -39,8 +40,8 @@ class Distribution(Protocol):
     def contradiction(self, labels: Sequence[str]) -> Contradicts:
         """Whether the labels that one input was given contradict each other, among all these."""
 
-    def errors(self, labels: Sequence[str]) -> list[str]:
-        """Why nothing can be learned of them."""
+    def errors(self, labels: Sequence[str], tolerance: float) -> list[str]:
+        """Why nothing can be learned of them, or not be answered as exactly as `tolerance`, that of the export."""
 
     def notes(self, labels: Sequence[str], parts: Parts) -> list[str]: ...
 
@@ -70,7 +71,8 @@ class OfLabels(NamedTuple):
         del labels
         return lambda of_one_input: len(set(of_one_input)) > 1
 
-    def errors(self, labels: Sequence[str]) -> list[str]:
+    def errors(self, labels: Sequence[str], tolerance: float) -> list[str]:
+        del tolerance
         rare = [label for label, count in self.counts(labels).items() if count < 2]
         return (
             [f"fewer than 2 rows of label {', '.join(map(repr, rare))}: nothing can be learned of it"] if rare else []
@@ -141,10 +143,20 @@ class OfNumbers(NamedTuple):
         most = APART * float(_values(labels).std()) if labels else 0.0
         return lambda of_one_input: bool(np.ptp(_values(of_one_input)) > most)
 
-    def errors(self, labels: Sequence[str]) -> list[str]:
+    def errors(self, labels: Sequence[str], tolerance: float) -> list[str]:
+        """Answers may be two float32 away from where they are computed elsewhere."""
         if len(set(labels)) < 2:
             return ["all rows have the same number, or there are none: nothing can be learned"]
-        return []
+        values = _values(labels)
+        deviation, step = float(values.std()), STEP * float(np.abs(values).max())
+        if 2 * step <= tolerance * deviation:
+            return []
+        said = (
+            f"the numbers' deviation is {deviation:.3g}, but answers are float32, which goes in steps of {step:.2g} at"
+            f" their size: too coarse for an export.tolerance of {tolerance:g}; subtract a constant, such as"
+            f" {values.mean():.0f}, from all of them"
+        )
+        return [said]
 
     def notes(self, labels: Sequence[str], parts: Parts) -> list[str]:
         del parts

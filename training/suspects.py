@@ -6,6 +6,7 @@ texts or thumbnails, numbers -> out-of-fold estimates of a cheap model -> residu
 Northcutt, Jiang & Chuang (2021), Confident Learning: Estimating Uncertainty in Dataset Labels.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from regraft.answers import in_words
 from training.baselines import WORDS
 from training.data import Row
 from training.lookalikes import Looks
@@ -44,12 +46,12 @@ class Suspect(NamedTuple):
 
 class Outlier(NamedTuple):
     row: Row
-    expected: float
+    expected: float  # to a tenth of what is usual to be off, or finer
     deviations: float  # how far off, where most are within 1
 
     def __str__(self) -> str:
         return (
-            f"{_said(self.row)} is {self.row.label}; about {self.expected:.3g} is likelier"
+            f"{_said(self.row)} is {self.row.label}; about {in_words(self.expected)} is likelier"
             f" ({self.deviations:.1f} times as far off as is usual)"
         )
 
@@ -102,8 +104,9 @@ def outliers(rows: Sequence[Row], *, seed: int, looks: Looks | None = None) -> l
     if usual == 0:
         return []
     far = np.flatnonzero(residuals > FAR * usual)
+    digits = 1 - math.floor(math.log10(usual))
     return [
-        Outlier(once[index], float(expected[index]), float(residuals[index] / usual))
+        Outlier(once[index], round(float(expected[index]), digits), float(residuals[index] / usual))
         for index in far[np.argsort(-residuals[far], kind="stable")]
     ]
 

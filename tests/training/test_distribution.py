@@ -1,9 +1,11 @@
 """How numbers are spread: strata, contradictions, oddities. Labels are looked at in test_checks.py."""
 
+import re
+
 import numpy as np
 import pytest
 
-from regraft.answers import Labels, Numbers
+from regraft.answers import Labels, Numbers, in_words
 from regraft.sections import Data
 from training.data import PARTS, Parts, Row
 from training.distribution import answers_in, distribution_of
@@ -42,11 +44,27 @@ def test_an_input_contradicts_itself_only_by_more_than_all_differ() -> None:
 
 
 def test_numbers_that_are_all_the_same_or_mostly_one_are_said() -> None:
-    assert NUMBERS.errors(["3", "3"]) == ["all rows have the same number, or there are none: nothing can be learned"]
-    assert NUMBERS.errors([]) != []
-    assert NUMBERS.errors(["3", "4"]) == []
+    assert NUMBERS.errors(["3", "3"], 1e-3) == [
+        "all rows have the same number, or there are none: nothing can be learned"
+    ]
+    assert NUMBERS.errors([], 1e-3) != []
+    assert NUMBERS.errors(["3", "4"], 1e-3) == []
     said = NUMBERS.notes(["0"] * 6 + ["1", "2", "3"], Parts([], [], []))
     assert said == ["6 of 9 numbers are 0: is it a number at all, or whether it is 0?"]
+
+
+def offset(center: float, deviation: float) -> list[str]:
+    return [in_words(center + sign * deviation) for sign in (-1, 1)] * 10
+
+
+def test_numbers_that_float32_does_not_tell_apart_are_refused_with_the_way_out() -> None:
+    """Two steps of 24 bits are a thousandth of a deviation at 4194 deviations."""
+    for center, deviation in ((2020, 10), (2020, 0.5), (-4100, 1), (0, 1e-9)):
+        assert NUMBERS.errors(offset(center, deviation), 1e-3) == [], center
+    for center, deviation in ((2020, 0.01), (-4200, 1), (1_700_000_000, 3600)):
+        (said,) = NUMBERS.errors(offset(center, deviation), 1e-3)
+        assert f"subtract a constant, such as {center}, from all of them" in said
+    assert NUMBERS.errors(offset(2020, 0.01), 1e-1) == []
 
 
 def test_planted_numbers_that_are_far_out_are_found_and_little_else() -> None:
@@ -57,14 +75,15 @@ def test_planted_numbers_that_are_far_out_are_found_and_little_else() -> None:
     values = counts + rng.normal(0, 0.3, 400)
     planted = set(range(0, 400, 40))
     labelled = [
-        Row(str(i), text, f"{value + (5 if i in planted else 0):.3f}", f"a.csv:{i}")
+        Row(str(i), text, f"{2020 + value + (5 if i in planted else 0):.3f}", f"a.csv:{i}")
         for i, (text, value) in enumerate(zip(texts, values, strict=True))
     ]
     found = NUMBERS.suspects(labelled, seed=0, looks=None)
     places = {one.split(":")[1] for one in found[:10]}
     assert len(places & {str(i) for i in planted}) >= 9
     assert len(found) <= 12
-    assert "times as far off as is usual" in found[0]
+    said = r" is 20\d\d\.\d+; about 20\d\d\.\d{1,2} is likelier \(.+ times as far off as is usual\)"
+    assert re.search(said, found[0])
     assert NUMBERS.suspects(labelled[:10], seed=0, looks=None) == []
 
 
