@@ -16,8 +16,8 @@ from regraft.sections import Retraining
 class ReasonCode(StrEnum):
     """What may set off retraining; also the label of a metric, hence few."""
 
-    FLOOR = "accuracy_floor"
-    DROP = "accuracy_drop"
+    FLOOR = "quality_floor"
+    DROP = "quality_drop"
     DRIFT = "drift"
     SCHEDULE = "schedule"
     FORCED = "forced"
@@ -83,12 +83,19 @@ def _quality(state: PolicyState, rules: Retraining) -> Reason | str:
     sure = live.low > validated if error else live.high < validated
     under_floor = left < rules.floor * whole
     if not sure or not (under_floor or left <= (1 - rules.drop) * whole):
-        return f"{figures}: no {'rise' if error else 'fall'} of {rules.drop:.0%} that is sure to be one"
+        return f"{figures}: no {_drop_in_words(rules.drop, error=error)} that is sure to be one"
     if under_floor:
         beyond = f"over {1 / rules.floor:.0%} of it" if error else f"under {rules.floor:.0%} of it"
         return Reason(ReasonCode.FLOOR, f"{figures}: {beyond}")
     change = f"a rise of {live.value / validated - 1:.1%}" if error else f"a fall of {1 - live.value / validated:.1%}"
     return Reason(ReasonCode.DROP, f"{figures}: {change}")
+
+
+def _drop_in_words(drop: float, *, error: bool) -> str:
+    """A rise is of the validated error, of which `drop` is no share: it is one of the live error."""
+    if not error:
+        return f"fall of {drop:.0%}"
+    return f"rise of {1 / (1 - drop) - 1:.1%}" if drop < 1 else "rise without end"
 
 
 def _drift(state: PolicyState, rules: Retraining) -> Reason | str:

@@ -281,6 +281,8 @@ def test_two_monitors_and_many_looks_ask_once(stage: Stage, monitor: Monitor) ->
     assert len(requests[0].reasons) == 2
     assert requests[0].reasons[0].startswith("audited accuracy 0.0%")
     assert [reason.code for reason in monitor.standing.decision.reasons] == [ReasonCode.FLOOR]
+    exposed = (monitor.metrics.exposition() + other.metrics.exposition()).decode()
+    assert 'regraft_retraining_requests_total{reason="quality_floor"} 1.0' in exposed
 
 
 def test_after_a_refusal_it_waits_for_new_labels_and_asks_anew(stage: Stage, monitor: Monitor) -> None:

@@ -83,7 +83,7 @@ def test_metrics_of_numbers_are_their_own(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("off", "fires", "said"),
-    [(1.0, False, "no rise of 5% that is sure to be one"), (1.08, True, "a rise of"), (3.0, True, "over 111% of it")],
+    [(1.0, False, "no rise of 5.3% that is sure to be one"), (1.08, True, "a rise of"), (3.0, True, "over 111% of it")],
 )
 def test_an_error_that_rose_for_sure_asks_for_retraining(stage: Stage, off: float, fires: bool, said: str) -> None:
     audited(stage, [off, -off] * 15)

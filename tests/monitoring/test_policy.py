@@ -53,11 +53,12 @@ def state(
     accuracy: Estimate | None = None,
     validation: float | None = 0.8,
     labels: int = 500,
+    figure: str = "accuracy",
 ) -> PolicyState:
     loop = LoopState()
     for event in (released(), *events):
         loop = loop.after(event)
-    return PolicyState(loop=loop, live=accuracy, validation=validation, new_labels=labels)
+    return PolicyState(loop=loop, live=accuracy, validation=validation, new_labels=labels, figure=figure)
 
 
 def audited(value: float, half: float = 0.03, reviewed: int = 400) -> Estimate:
@@ -91,6 +92,22 @@ def test_a_reason_is_a_sentence_with_its_figures() -> None:
     assert decision.reasons[0].sentence == (
         "audited accuracy 70.0% (67.0% to 73.0%, 400 reviews) against 80.0% in validation: under 90% of it"
     )
+
+
+@pytest.mark.parametrize(
+    ("drop", "error", "code", "said"),
+    [
+        (0.5, 1.9, None, "no rise of 100.0% that is sure to be one"),
+        (0.5, 2.1, ReasonCode.DROP, "a rise of 110.0%"),
+        (0.05, 1.04, None, "no rise of 5.3% that is sure to be one"),
+        (1.0, 50.0, None, "no rise without end that is sure to be one"),
+    ],
+)
+def test_a_drop_is_a_share_of_the_live_error(drop: float, error: float, code: ReasonCode | None, said: str) -> None:
+    rules = Retraining(drop=drop, floor=0.0)
+    decision = due(state(accuracy=audited(error), validation=1.0, figure="mae"), rules, NOW)
+    assert [reason.code for reason in decision.reasons] == ([code] if code else [])
+    assert any(one.endswith(said) for one in (*(reason.sentence for reason in decision.reasons), *decision.quiet))
 
 
 @pytest.mark.parametrize(
