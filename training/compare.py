@@ -9,6 +9,7 @@ A frozen backbone under a linear head is the quick way: seconds for each, and th
 import json
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
@@ -86,8 +87,12 @@ class Comparison(BaseModel):
 
 def try_backbones(task: Task, rows: Sequence[Row], backbones: Sequence[Backbone]) -> Comparison:
     """Raises DataError when there are too few rows, ConfigError when no backbone at all can be used."""
-    if len(rows) < 2 * FOLDS or len({row.label for row in rows}) < 2:
-        raise DataError(f"{len(rows)} rows are too few to compare on; {2 * FOLDS} of two labels are needed")
+    counts = Counter(row.label for row in rows)
+    told_apart = [label for label, count in counts.items() if count > 1] if task.labels else list(counts)
+    if len(rows) < 2 * FOLDS or len(told_apart) < 2:
+        raise DataError(
+            f"{len(rows)} rows are too few to compare on; {2 * FOLDS} of two labels are needed, and two rows of each"
+        )
     target, judged = target_of(task, rows), task.answers.judged
     truth, refused = target.truth(rows), {}
     found: list[tuple[Quality, Tried]] = []
@@ -110,6 +115,15 @@ def try_backbones(task: Task, rows: Sequence[Row], backbones: Sequence[Backbone]
 def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     """As many of `rows` at random, or all."""
     return random.Random(seed).sample(list(rows), min(count, len(rows)))
+
+
+def folds_of(truth: NDArray[Any], seed: int) -> NDArray[np.int64]:
+    """(rows,): dealt out in the order of labels, or of numbers, so that each fold has its share of all of them, and no
+    two rows of a label while another has none."""
+    order = np.lexsort((np.random.default_rng(seed).random(len(truth)), truth))
+    folds = np.empty(len(truth), dtype=np.int64)
+    folds[order] = np.arange(len(truth)) % FOLDS
+    return folds
 
 
 def table(comparison: Comparison) -> list[str]:
@@ -186,7 +200,7 @@ def _tried(
 
 def _quality(task: Task, pooled: NDArray[np.float32], target: Target, truth: NDArray[Any]) -> Quality:
     """Each row is judged by a head that was fitted without it."""
-    folds = KFold(FOLDS, shuffle=True, random_state=task.data.seed)
+    folds = PredefinedSplit(folds_of(truth, task.data.seed))
     model = make_pipeline(StandardScaler(), target.linear(FROZEN))
     predicted: NDArray[Any] = cross_val_predict(model, pooled, truth, cv=folds).astype(truth.dtype)
     metrics = target.evaluate(truth, predicted, resamples=task.training.bootstrap, seed=task.data.seed)

@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
@@ -12,7 +13,7 @@ from regraft.sections import Backbone
 from regraft.task import Task
 from regraft.versions import Metric
 from tests.training.conftest import CARD, examples, save_backbone, write_task
-from training.compare import Comparison, Tried, sample, table, try_backbones
+from training.compare import FOLDS, Comparison, Tried, folds_of, sample, table, try_backbones
 from training.data import Row
 from training.dataset import read_dataset
 
@@ -80,6 +81,24 @@ def test_the_sample_is_of_the_training_part_and_the_same_for_a_seed(task: Task) 
     assert len({row.id for row in rows}) == 50
 
 
+def test_every_fold_has_its_share_of_labels_and_of_large_numbers() -> None:
+    labels, numbers = np.array([0] * 38 + [1] * 2), np.random.default_rng(0).lognormal(size=40)
+    for seed in range(20):
+        folds = folds_of(labels, seed)
+        assert np.bincount(folds).tolist() == [8] * FOLDS
+        assert len(set(folds[labels == 1])) == 2, "a head is fitted on one of the two rows at least"
+        assert np.bincount(folds_of(numbers, seed)[np.argsort(numbers)[-5:]]).tolist() == [1] * FOLDS
+    assert (folds_of(labels, 1) != folds_of(labels, 2)).any()
+
+
+def test_two_rows_of_a_label_are_enough_to_compare_on(tmp_path: Path, backbone: Path) -> None:
+    options = {"labels": ["negative", "positive"], "data": {"files": ["data.csv"], "seed": 11}}
+    task = Task.load(write_task(tmp_path, backbone, examples(30), **options))
+    labels = ["negative"] * 10 + ["positive"] * 2
+    rows = [Row(str(n), f"word{n} {label}", label, "") for n, label in enumerate(labels)]
+    assert try_backbones(task, rows, [task.backbone]).rows == 12
+
+
 @pytest.mark.skipif(not (REAL / "complete").exists(), reason="the example's data has not been fetched")
 def test_half_of_a_real_network_costs_half(tmp_path: Path) -> None:
     task = Task.load(REAL.parent / "task.yaml")
@@ -108,6 +127,9 @@ def first_layers(source: Path, folder: Path, count: int) -> Path:
 def test_what_cannot_be_compared_says_why(task: Task) -> None:
     with pytest.raises(DataError, match="3 rows are too few to compare on; 10 of two labels are needed"):
         try_backbones(task, [Row(str(n), "text", "neutral", "") for n in range(3)], [task.backbone])
+    lone = [Row(str(n), f"word{n}", "neutral" if n else "positive", "") for n in range(20)]
+    with pytest.raises(DataError, match="10 of two labels are needed, and two rows of each"):
+        try_backbones(task, lone, [task.backbone])
     rows = sample(read_dataset(task).parts.train, 20, seed=0)
     with pytest.raises(ConfigError, match=r"no backbone can be used:\nthe backbone .* has no safetensors"):
         try_backbones(task, rows, [Backbone(source="tests")])
