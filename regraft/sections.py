@@ -114,9 +114,14 @@ class Training(Section):
     stage_epochs: int = Field(3, ge=1, description="of each further stage")
     stage_decay: Share = Field(0.1, description="each further stage's rate is this times that of the stage before")
     batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(5e-4, gt=0, description="of the head; layers below get less")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="of the head, layers below get less; None: 5e-4, or 3e-3 if the last layer normalises by batch",
+    )
     layer_decay: Share | None = Field(
-        None, description="each layer group's rate is this times that of the one above; None: 0.8, or 0.5 on few rows"
+        None,
+        description="each layer group's rate is this times that of the one above; None: 0.8, or 0.5 on few rows, and"
+        " for networks of pictures that do not normalise by batch",
     )
     schedule: Literal["cosine", "step"] = Field("cosine", description="how the rate falls within a stage")
     drop_epochs: int = Field(4, ge=1, description="epochs after each of which the step schedule divides by ten")

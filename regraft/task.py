@@ -73,7 +73,7 @@ class Task(Section):
         if values.get("input") == "image":
             defaults["serving"] = {"max_body_bytes": IMAGE_BODY_BYTES}
             defaults["data"] = {"near_duplicates": ALIKE_IMAGES}
-            defaults["training"] = {"frozen": 0.75, "epochs": 4, "revisit": 1.0, "settle": 0.0, "layer_decay": 0.5}
+            defaults["training"] = {"frozen": 0.75, "epochs": 4, "revisit": 1.0, "settle": 0.0}
         if values.get("kind") == "regression":
             defaults["training"] = defaults.get("training", {}) | {"few_shot": "off", "revisit": 1.0, "settle": 0.0}
         sections = {name: values.get(name, {}) for name in defaults}

@@ -30,7 +30,7 @@ from training.network import Network
 from training.outputs import Outputs
 from training.processes import ALONE, Team
 from training.progress import Progress
-from training.stages import plan
+from training.stages import Pace, plan
 from training.targets import Target, target_of
 
 SUFFIX = "suffix.safetensors"  # in a version: all that differs from the backbone
@@ -171,7 +171,9 @@ def _learn(
             adapter=settings.adapter,
         ).to(team.device)
         network.drop_out(settings.dropout)
-    stages = plan(settings, len(network.encoder.layers), len(source.parts.train))
+    rows = len(source.parts.train)
+    pace = Pace.of(settings, rows, pictures=source.task.input == "image", batch_norms=network.has_batch_norms)
+    stages = plan(settings, len(network.encoder.layers), rows, pace)
     network.unfreeze(stages[-1].boundary)
     untouched = network.trained_state()
     if warm is not None:

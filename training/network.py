@@ -168,6 +168,11 @@ class Network(nn.Module):
                 module.train(on)
         self.dropout.train(on)
 
+    @property
+    def has_batch_norms(self) -> bool:
+        """In its last layer."""
+        return any(isinstance(module, BATCH_NORMS) for layer in self.encoder.layers[-1:] for module in layer.modules())
+
     def hold_statistics(self) -> None:
         """Batch normalisation goes by its running statistics, and leaves them: one row has none of its own."""
         for module in self.modules():

@@ -12,14 +12,13 @@ from training.stages import FEW, Stage
 
 CLIP = 1.0
 WEIGHT_DECAY, WEIGHT_DECAY_FEW = 1e-3, 1e-4
-LAYER_DECAY, LAYER_DECAY_FEW = 0.8, 0.5
 
 
 def make_optimizer(network: Network, stage: Stage, settings: Training, rows: int) -> torch.optim.Optimizer:
-    """Each layer group learns `layer_decay` times as fast as the one above it."""
-    fall = settings.layer_decay or (LAYER_DECAY if rows >= FEW else LAYER_DECAY_FEW)
+    """Each layer group learns the stage's `layer_decay` times as fast as the one above it."""
     groups = [
-        {"params": group.parameters, "base": stage.learning_rate * fall**group.depth} for group in network.groups()
+        {"params": group.parameters, "base": stage.learning_rate * stage.layer_decay**group.depth}
+        for group in network.groups()
     ]
     decay = settings.weight_decay
     if decay is None:

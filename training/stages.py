@@ -5,7 +5,7 @@ A stage takes over the best of the one before. What comes of it is kept only if 
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from regraft.errors import ConfigError
 from regraft.sections import Training
@@ -17,13 +17,29 @@ FROZEN, FROZEN_FEW = 0.35, 0.75
 EPOCHS, EPOCHS_FEW = 2, 4
 REVISIT, REVISIT_FEW = 0.5, 1.0
 SETTLE, SETTLE_FEW = 0.5, 0.0
+RATE, RATE_BATCH_NORMS = 5e-4, 3e-3  # of the head; normalised by batch, networks bear more (Ioffe and Szegedy 2015)
+FALL, FALL_FEW = 0.8, 0.5
 FEWEST_BATCHES = 30  # of the first stage
 MOST_EPOCHS = 50  # without early stopping
 
 
+class Pace(NamedTuple):
+    """The head's learning rate, and what each layer group's is times that of the one above it."""
+
+    rate: float
+    fall: float
+
+    @classmethod
+    def of(cls, settings: Training, rows: int, *, pictures: bool = False, batch_norms: bool = False) -> "Pace":
+        """As the task says, else as it suits so many training rows, their kind, and what the last layers hold."""
+        rate = RATE_BATCH_NORMS if batch_norms else RATE
+        fall = FALL_FEW if rows < FEW or (pictures and not batch_norms) else FALL
+        return cls(settings.learning_rate or rate, settings.layer_decay or fall)
+
+
 @dataclass(frozen=True)
 class Stage:
-    """The layers from `boundary` upwards learn; `learning_rate` is the head's.
+    """The layers from `boundary` upwards learn; `learning_rate` is the head's, and falls by `layer_decay` a group.
 
     Epochs after the first go over the share of `revisit` of the rows, those with the largest losses, and leave the
     share of `settle` of the layers that learn, the lowest ones, as the first epoch made them.
@@ -36,28 +52,29 @@ class Stage:
     revisit: float = 1.0
     settle: float = 0.0
     objective: Literal["classify", "contrast"] = "classify"
+    layer_decay: float = FALL
 
 
-def plan(settings: Training, layers: int, rows: int) -> list[Stage]:
-    """The stages for a backbone of so many layers and so many training rows.
+def plan(settings: Training, layers: int, rows: int, pace: Pace | None = None) -> list[Stage]:
+    """The stages for a backbone of so many layers and so many training rows; `pace` None is that of texts.
 
     Raises ConfigError for what seldom ends well, unless `training.force` is set: all layers at once, more and more
     layers on few rows, many epochs that nothing stops.
     """
     frozen = _frozen(settings, rows)
     first = boundary_of(frozen, layers)
-    epochs, rate = _epochs(settings, rows), settings.learning_rate
+    (rate, fall), epochs = pace or Pace.of(settings, rows), _epochs(settings, rows)
     movable = first < layers or settings.adapter > 0  # contrasting moves vectors, and the head comes after them
     if movable and (settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT)):
-        return [Stage(first, epochs, rate, objective="contrast")]
+        return [Stage(first, epochs, rate, objective="contrast", layer_decay=fall)]
     revisit = settings.revisit or (REVISIT if rows >= FEW else REVISIT_FEW)
     settle = (SETTLE if rows >= FEW else SETTLE_FEW) if settings.settle is None else settings.settle
-    stages = [Stage(first, epochs, rate, revisit, settle)]
+    stages = [Stage(first, epochs, rate, revisit, settle, layer_decay=fall)]
     for number in range(1, settings.stages):
         boundary = min(boundary_of(max(frozen - number * settings.thaw, 0), layers), stages[-1].boundary - 1)
         if boundary >= 0:
-            rate = settings.learning_rate * settings.stage_decay**number
-            stages.append(Stage(boundary, settings.stage_epochs, rate, revisit, settle))
+            lower = rate * settings.stage_decay**number
+            stages.append(Stage(boundary, settings.stage_epochs, lower, revisit, settle, layer_decay=fall))
     if not settings.force:
         _refuse(settings, stages, layers, rows)
     return stages

@@ -3,6 +3,7 @@
 import math
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ class Bench:
 
     def fit(self, *stages: Stage) -> Progress:
         assert self.settings.epochs
+        assert self.settings.learning_rate
         stages = stages or (Stage(3, self.settings.epochs, self.settings.learning_rate),)
+        stages = tuple(replace(stage, layer_decay=0.5) for stage in stages)
         fitted = fit(self.network, stages, self.reader.material, self.rules, self.folder)
         self.material, self.validated = fitted.material, fitted.validated
         return fitted.progress
@@ -204,8 +207,9 @@ def test_a_run_that_was_stopped_goes_on_with_what_later_epochs_are_about(
 
 def test_a_stage_that_is_no_better_leaves_nothing_behind_and_none_follows(task: Task, tmp_path: Path) -> None:
     alone, several = Bench(task, tmp_path / "alone"), Bench(task, tmp_path / "several")
-    alone.fit()
-    first = Stage(3, 2, alone.settings.learning_rate)
+    rate = 2e-2
+    alone.fit(Stage(3, 2, rate))
+    first = Stage(3, 2, rate)
     progress = several.fit(first, Stage(2, 1, 10.0), Stage(1, 1, 1e-3))
     assert [stage.kept for stage in progress.stages] == [True, False]
     assert progress.best_step <= progress.stages[0].steps
@@ -305,7 +309,7 @@ def test_the_rate_is_halved_when_the_validation_loss_bounces() -> None:
 
 def test_the_rate_warms_up_and_falls_and_is_lower_for_deeper_layers(task: Task, tmp_path: Path) -> None:
     network = Bench(task, tmp_path).network
-    settings, stage, calendar = Training(layer_decay=0.25, warmup=0.1), Stage(3, 4, 1.0), Calendar(25, 25, 4)
+    settings, stage, calendar = Training(warmup=0.1), Stage(3, 4, 1.0, layer_decay=0.25), Calendar(25, 25, 4)
     optimizer = make_optimizer(network, stage, settings, rows=1000)
     head = [set_learning_rate(optimizer, stage, step, calendar, settings) for step in range(100)]
     assert head[9] == max(head) == 1.0

@@ -168,6 +168,11 @@ def test_batch_statistics_move_above_the_boundary_and_stay_to_the_byte_below_it(
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_a_network_that_normalises_by_batch_is_known(backbone: Path) -> None:
+    assert Network(Convolutions(layers=3), labels=2, frozen=0.5, seed=0).has_batch_norms
+    assert not load(backbone).has_batch_norms
+
+
 def test_layers_that_rest_keep_their_batch_statistics_and_get_no_gradients() -> None:
     network = Network(Convolutions(layers=3), labels=2, frozen=0.34, seed=0)
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -2,7 +2,7 @@ import pytest
 
 from regraft.errors import ConfigError
 from regraft.sections import Training
-from training.stages import FEW, FEWEST_BATCHES, plan
+from training.stages import FEW, FEWEST_BATCHES, Pace, plan
 
 LAYERS = 10
 
@@ -16,6 +16,26 @@ def test_each_stage_thaws_a_fifth_of_the_layers_more_at_a_tenth_of_the_rate() ->
     assert [stage.boundary for stage in stages] == [7, 5, 3]
     assert [stage.learning_rate for stage in stages] == pytest.approx([1e-3, 1e-4, 1e-5])
     assert [stage.epochs for stage in stages] == [5, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "expected"),
+    [
+        (FEW, {}, (5e-4, 0.8)),
+        (FEW - 1, {}, (5e-4, 0.5)),
+        (FEW, {"pictures": True}, (5e-4, 0.5)),
+        (FEW, {"pictures": True, "batch_norms": True}, (3e-3, 0.8)),
+        (FEW - 1, {"pictures": True, "batch_norms": True}, (3e-3, 0.5)),
+    ],
+)
+def test_the_pace_suits_rows_and_network_unless_the_task_says_otherwise(
+    rows: int, kind: dict[str, bool], expected: tuple[float, float]
+) -> None:
+    assert Pace.of(Training(), rows, **kind) == expected
+    assert Pace.of(Training(learning_rate=1e-4, layer_decay=0.3), rows, **kind) == (1e-4, 0.3)
+    first, second = plan(Training(stages=2, force=True), LAYERS, rows, Pace(0.1, 0.7))
+    assert (first.learning_rate, second.learning_rate) == pytest.approx((0.1, 0.01))
+    assert (first.layer_decay, second.layer_decay) == (0.7, 0.7)
 
 
 def test_each_stage_thaws_at_least_one_layer_and_none_below_the_first() -> None:
