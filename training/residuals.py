@@ -3,7 +3,7 @@
 (truth, answer) of each row -> sums over rows, and over resamples of them -> metrics of each resample -> interval
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,13 @@ Reals = NDArray[np.float64]
 
 def evaluate(truth: Reals, answers: Reals, *, resamples: int, seed: int) -> dict[str, Metric]:
     """The mean absolute error, the root of the mean squared error, and R2."""
-    found = metrics_of(_resampled(truth, answers, resamples, seed))
-    return {name: interval_of(values) for name, values in found.items()}
+    (sums,) = _resampled(truth, [answers], resamples, seed)
+    return {name: interval_of(values) for name, values in metrics_of(sums).items()}
 
 
 def compare(truth: Reals, ours: Reals, theirs: Reals, *, resamples: int, seed: int) -> dict[str, Metric]:
     """How much less ours are off, and how much more they explain, on the same rows and the same resamples."""
-    first, second = (metrics_of(_resampled(truth, one, resamples, seed)) for one in (ours, theirs))
+    first, second = (metrics_of(sums) for sums in _resampled(truth, [ours, theirs], resamples, seed))
     return {
         "mae": interval_of(second["mae"] - first["mae"]),
         "rmse": interval_of(second["rmse"] - first["rmse"]),
@@ -45,10 +45,10 @@ def metrics_of(sums: Reals) -> Mapping[str, Reals]:
     return {"mae": absolute / rows, "rmse": np.sqrt(squared / rows), "r2": explained}
 
 
-def _resampled(truth: Reals, answers: Reals, resamples: int, seed: int) -> Reals:
-    """(1 + resamples, 5): the data itself comes first. Values are taken from their mean, which keeps the squares
-    small."""
+def _resampled(truth: Reals, models: Sequence[Reals], resamples: int, seed: int) -> Reals:
+    """(models, 1 + resamples, 5): the data itself comes first. Values are taken from their mean, which keeps the
+    squares small."""
     middle = truth.mean()
-    sums = sums_of(truth - middle, answers - middle)
+    sums = np.stack([sums_of(truth - middle, answers - middle) for answers in models])
     blocks = resample(np.ones(len(truth), dtype=np.int64), resamples, seed)
-    return np.concatenate([weights @ sums for weights in blocks])
+    return np.concatenate([weights @ sums for weights in blocks], axis=1)
