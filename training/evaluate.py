@@ -23,13 +23,6 @@ AT_ONCE = 4_000_000  # counts that are held in memory together
 NORMAL_FROM = 5_000  # different values, from which on their mean is as good as normal
 
 
-class Evaluation(NamedTuple):
-    """`metrics` by name: those of AVERAGED, and precision, recall and f1 of each label as `f1/<label>`."""
-
-    metrics: dict[str, Metric]
-    confusion: Ints  # (labels, labels), rows are the truth
-
-
 class Tallies(NamedTuple):
     """What metrics are made of; each is (resamples, labels)."""
 
@@ -43,11 +36,10 @@ class Tallies(NamedTuple):
         return cls(np.diagonal(confusions, axis1=1, axis2=2), confusions.sum(axis=1), confusions.sum(axis=2))
 
 
-def evaluate(truth: Ints, predicted: Ints, labels: Sequence[str], *, resamples: int, seed: int) -> Evaluation:
-    """All metrics of one model."""
+def evaluate(truth: Ints, predicted: Ints, labels: Sequence[str], *, resamples: int, seed: int) -> dict[str, Metric]:
+    """Those of AVERAGED, and precision, recall and f1 of each label as `f1/<label>`."""
     (tallies,) = _resampled(np.stack([truth, predicted]), len(labels), resamples, seed)
-    metrics = {name: interval_of(values) for name, values in metrics_of(tallies, labels).items()}
-    return Evaluation(metrics, confusion_of(truth, predicted, len(labels)))
+    return {name: interval_of(values) for name, values in metrics_of(tallies, labels).items()}
 
 
 def compare(

@@ -40,7 +40,7 @@ def compare(settings: Settings, before: str, after: str, texts: Sequence[Snippet
 
 
 def accuracy(truth: NDArray[np.int64], answered: NDArray[np.int64], labels: Sequence[str]) -> Metric:
-    return evaluate.evaluate(truth, answered, labels, resamples=RESAMPLES, seed=0).metrics["accuracy"]
+    return evaluate.evaluate(truth, answered, labels, resamples=RESAMPLES, seed=0)["accuracy"]
 
 
 def answers(folder: Path, manifest: Manifest, texts: Sequence[Snippet]) -> NDArray[np.int64]:

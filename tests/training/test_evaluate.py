@@ -8,7 +8,7 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 from regraft.answers import Labels
 from training import baselines
 from training.calibrate import bins, ece, ece_by_chance, fit_temperature, measure, nll, warmer
-from training.evaluate import compare, evaluate, macro_f1, mean
+from training.evaluate import compare, confusion_of, evaluate, macro_f1, mean
 from training.targets import target_for
 
 LABELS = ("a", "b", "c")
@@ -26,16 +26,16 @@ def test_metrics_are_those_of_scikit_learn() -> None:
     predicted = answers(rng, truth, 0.6)
     found = evaluate(truth, predicted, LABELS, **OPTIONS)
     precision, recall, f1, _ = precision_recall_fscore_support(truth, predicted)
-    assert np.array_equal(found.confusion, confusion_matrix(truth, predicted))
-    assert found.metrics["accuracy"].value == pytest.approx(np.mean(truth == predicted))
-    assert found.metrics["macro_f1"].value == pytest.approx(f1_score(truth, predicted, average="macro"))
+    assert np.array_equal(confusion_of(truth, predicted, 3), confusion_matrix(truth, predicted))
+    assert found["accuracy"].value == pytest.approx(np.mean(truth == predicted))
+    assert found["macro_f1"].value == pytest.approx(f1_score(truth, predicted, average="macro"))
     for index, label in enumerate(LABELS):
-        assert found.metrics[f"precision/{label}"].value == pytest.approx(precision[index])
-        assert found.metrics[f"recall/{label}"].value == pytest.approx(recall[index])
-        assert found.metrics[f"f1/{label}"].value == pytest.approx(f1[index])
-    assert found.metrics["macro_precision"].value == pytest.approx(precision.mean())
-    assert found.metrics["macro_recall"].value == pytest.approx(recall.mean())
-    assert found.metrics["weighted_f1"].value == pytest.approx(f1_score(truth, predicted, average="weighted"))
+        assert found[f"precision/{label}"].value == pytest.approx(precision[index])
+        assert found[f"recall/{label}"].value == pytest.approx(recall[index])
+        assert found[f"f1/{label}"].value == pytest.approx(f1[index])
+    assert found["macro_precision"].value == pytest.approx(precision.mean())
+    assert found["macro_recall"].value == pytest.approx(recall.mean())
+    assert found["weighted_f1"].value == pytest.approx(f1_score(truth, predicted, average="weighted"))
     assert macro_f1(truth, predicted, 3) == pytest.approx(f1.mean())
 
 
@@ -44,7 +44,7 @@ def test_a_thousand_labels_fit_into_memory() -> None:
     truth = rng.integers(0, 1000, 3000)
     predicted = np.where(rng.random(3000) < 0.5, truth, rng.integers(0, 1000, 3000))
     labels = [str(number) for number in range(1000)]
-    metrics = evaluate(truth, predicted, labels, resamples=100, seed=0).metrics
+    metrics = evaluate(truth, predicted, labels, resamples=100, seed=0)
     assert metrics["accuracy"].low < np.mean(truth == predicted) < metrics["accuracy"].high
     assert metrics["macro_f1"].value == pytest.approx(macro_f1(truth, predicted, 1000))
 
@@ -54,7 +54,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
     for seed in range(300):
         truth = rng.integers(0, 2, 150)
         right = rng.random(150) < 0.8
-        metric = evaluate(truth, np.where(right, truth, 1 - truth), LABELS[:2], resamples=300, seed=seed).metrics
+        metric = evaluate(truth, np.where(right, truth, 1 - truth), LABELS[:2], resamples=300, seed=seed)
         covered += metric["accuracy"].low <= 0.8 <= metric["accuracy"].high
     assert 0.91 < covered / 300 <= 0.99
 
@@ -65,7 +65,7 @@ def test_a_paired_difference_is_narrower_than_the_intervals_of_both() -> None:
     theirs = answers(rng, truth, 0.6)
     ours = np.where(rng.random(400) < 0.1, truth, theirs)  # theirs, with some mistakes mended
     gain = compare(truth, ours, theirs, LABELS, **OPTIONS)["accuracy"]
-    alone = evaluate(truth, ours, LABELS, **OPTIONS).metrics["accuracy"]
+    alone = evaluate(truth, ours, LABELS, **OPTIONS)["accuracy"]
     assert gain.value == pytest.approx(np.mean(ours == truth) - np.mean(theirs == truth))
     assert 0 < gain.low < gain.high
     assert gain.high - gain.low < 0.7 * (alone.high - alone.low)
@@ -87,7 +87,7 @@ def test_the_interval_of_a_mean_covers_it_on_few_rows_and_on_many() -> None:
 
 
 def test_a_label_that_is_never_answered_or_never_true_counts_as_nought() -> None:
-    metrics = evaluate(np.array([0, 0, 1]), np.array([0, 0, 0]), LABELS, **OPTIONS).metrics
+    metrics = evaluate(np.array([0, 0, 1]), np.array([0, 0, 0]), LABELS, **OPTIONS)
     assert metrics["precision/b"].value == metrics["recall/c"].value == metrics["f1/c"].value == 0.0
     assert metrics["accuracy"].value == pytest.approx(2 / 3)
 

@@ -88,7 +88,7 @@ class LabelTarget:
         return (plain.accuracy or 0.0) - (small.accuracy or 0.0)
 
     def evaluate(self, truth: Ints, read: Ints, *, resamples: int, seed: int) -> dict[str, Metric]:
-        return evaluate.evaluate(truth, read, self.answers.names, resamples=resamples, seed=seed).metrics
+        return evaluate.evaluate(truth, read, self.answers.names, resamples=resamples, seed=seed)
 
     def compare(self, truth: Ints, ours: Ints, theirs: Ints, *, resamples: int, seed: int) -> dict[str, Metric]:
         return evaluate.compare(truth, ours, theirs, self.answers.names, resamples=resamples, seed=seed)
