@@ -75,15 +75,16 @@ def by_rate(right: Flags) -> Look:
 
 def by_size_of(errors: Reals) -> Look:
     """Of rows that are so far off. By ranks (Mann & Whitney 1947), one-sided, so that single large errors do not
-    decide; the interval of a slice's mean is Student's."""
+    decide; where the mean is no larger than elsewhere the slice is no worse, whatever its ranks. The interval of a
+    slice's mean is Student's."""
 
     def look(inside: Flags) -> Looked:
         here, others = errors[inside], errors[~inside]
         half = float(student.ppf(0.975, len(here) - 1)) * float(here.std(ddof=1)) / np.sqrt(len(here))
-        middle = float(here.mean())
+        middle, elsewhere = float(here.mean()), float(others.mean())
         mean = Metric(value=middle, low=max(0.0, middle - half), high=middle + half)
-        p_value = float(mannwhitneyu(here, others, alternative="greater").pvalue)
-        return Looked(mean, float(others.mean()), p_value)
+        p_value = float(mannwhitneyu(here, others, alternative="greater").pvalue) if middle > elsewhere else 1.0
+        return Looked(mean, elsewhere, p_value)
 
     return look
 

@@ -10,6 +10,7 @@ from training.slices import (
     Condition,
     by_rate,
     by_size,
+    by_size_of,
     by_time,
     by_value,
     holm,
@@ -52,6 +53,17 @@ def test_better_than_elsewhere_is_no_failure() -> None:
     right = np.array([False] * 90 + [True] * 30)
     found = measure(by_rate(right), [by_value("source", ["a"] * 90 + ["b"] * 30)])
     assert {one.value: one.fails for one in found} == {"a": True, "b": False}
+
+
+def test_numbers_that_are_off_by_less_on_average_do_not_fail_by_their_ranks() -> None:
+    errors = np.array([1.0] * 50 + [0.5] * 45 + [100.0] * 5)
+    sources = by_value("source", ["a"] * 50 + ["b"] * 50)
+    a, b = measure(by_size_of(errors), [sources])
+    assert a.figure.value < a.elsewhere
+    assert not a.fails
+    assert not b.fails
+    a, b = measure(by_size_of(errors.clip(max=0.9)), [sources])
+    assert (a.fails, b.fails) == (True, False)
 
 
 def test_slices_of_few_rows_or_of_nearly_all_are_left_out() -> None:
