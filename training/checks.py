@@ -55,7 +55,8 @@ class Findings:
         lines = [f"{self.rows} rows: {self.spread}"]
         lines += cut(f"{len(self.bad)} bad rows left out", [str(row) for row in self.bad])
         if self.duplicates:
-            lines.append(f"{self.duplicates} rows repeat an input; each input stands in one part only")
+            apart = "" if self.leaks else "; each input stands in one part only"
+            lines.append(f"{self.duplicates} rows repeat an input{apart}")
         lines += cut(f"{len(self.near_duplicates)} rows nearly repeat another", self.near_duplicates)
         lines += cut(f"{len(self.conflicts)} inputs have more than one label", [str(one) for one in self.conflicts])
         lines += cut(f"{len(self.suspects)} labels may be wrong, the likeliest first", self.suspects)

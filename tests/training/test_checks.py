@@ -46,7 +46,7 @@ def test_repeats_conflicts_imbalance_and_few_rows_are_said(tmp_path: Path) -> No
     many = b"".join(b"a%d,text %d,yes\n" % (n, n) for n in range(30))
     lines = said(task_of(tmp_path, GOOD + many + b"x,ONE,yes\ny,  one ,no\n"))
     assert "34 rows: 2 no, 32 yes" in lines
-    assert "2 rows repeat an input" in lines
+    assert "2 rows repeat an input; each input stands in one part only" in lines
     assert "'one' is yes at data.csv:2, data.csv:34; no at data.csv:35" in lines
     assert "only 34 labelled rows" in lines
     assert "contrastive few-shot training" in lines
@@ -78,6 +78,12 @@ def test_a_leak_is_refused() -> None:
     rows = [Row("1", "One", "yes", "data.csv:2"), Row("2", " one", "yes", "data.csv:3")]
     with pytest.raises(DataError, match=r"data.csv:2 and data.csv:3: the same text \(train and test\)"):
         refuse_leaks(grouped(rows, None), Parts(rows[:1], [], rows[1:]))
+
+
+def test_where_people_parted_a_repeat_nothing_else_is_said_of_it(tmp_path: Path) -> None:
+    content = b"text,label,part\none,yes,train\none,yes,test\ntwo,no,validation\n"
+    lines = said(task_of(tmp_path, content, columns={"part": "part"})).splitlines()
+    assert "1 rows repeat an input" in lines
 
 
 def test_findings_are_json_too(tmp_path: Path) -> None:
