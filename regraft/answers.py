@@ -165,6 +165,16 @@ def answers_of(kind: Kind, labels: Sequence[str], allowed: Numbers | None) -> An
     return Labels(tuple(labels)) if kind == "classification" else allowed or Numbers()
 
 
+def number(value: float, sign: str = "") -> str:
+    """For people: three digits, or all that stand before the point; with its sign where `sign` is "+"."""
+    return f"{value:{sign},.3g}" if abs(value) < 999.5 else f"{value:{sign},.0f}"
+
+
+def written(value: float, figure: str, sign: str = "") -> str:
+    """A figure, or a difference in it: errors are in the unit of the numbers, be it small or large, the rest shares."""
+    return number(value, sign) if figure in LESS_IS_BETTER else f"{value:{sign}.3f}"
+
+
 def _short(given: object) -> str:
     shown = repr(given)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."

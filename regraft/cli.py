@@ -98,10 +98,9 @@ def list_versions(settings: Settings) -> None:
     for manifest in VersionStore(settings.versions).list():
         arm = {release.production: "production", release.candidate: "candidate"}.get(manifest.version, "")
         name = manifest.answers.figures[0]
-        figure = manifest.test[name]
         click.echo(
-            f"{manifest.version}  {manifest.created_at:%Y-%m-%d %H:%M}  test {FIGURES[name]} {figure.value:.3f}"
-            f" ({figure.low:.3f} to {figure.high:.3f})  {arm}".rstrip()
+            f"{manifest.version}  {manifest.created_at:%Y-%m-%d %H:%M}  test {FIGURES[name]}"
+            f" {manifest.test[name].written(name)}  {arm}".rstrip()
         )
 
 

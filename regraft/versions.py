@@ -20,7 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from regraft.answers import Answers, Kind, Numbers, answers_of
+from regraft.answers import Answers, Kind, Numbers, answers_of, written
 from regraft.errors import ConfigError, NotFound, VersionRefused
 
 MANIFEST = "manifest.json"
@@ -59,6 +59,10 @@ class Metric(BaseModel):
     value: float
     low: float
     high: float
+
+    def written(self, figure: str, sign: str = "") -> str:
+        value, low, high = (written(one, figure, sign) for one in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
 
 class Manifest(BaseModel):

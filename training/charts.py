@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from regraft.answers import FIGURES, LESS_IS_BETTER
+from regraft.answers import FIGURES, LESS_IS_BETTER, number, written
 from regraft.versions import Manifest
 from training.calibrate import Bin, Calibrated
 from training.intervals import Held
@@ -74,8 +74,8 @@ def race(curve: Sequence[Mapping[str, Any]], scratch: Course, manifest: Manifest
         axes.plot(*np.array(tried).T, color=QUIET, marker=".", label="from scratch")
         axes.set(xlabel="seconds", ylim=_scale(manifest.answers.judged), xlim=(0, None))
         axes.legend(frameon=False, loc="best")
-        best = sign * scratch.best.reached
-        return _svg(figure, f"From scratch: at best {best:.3f} after {scratch.best.seconds:.0f} s.")
+        best = written(sign * scratch.best.reached, manifest.answers.judged)
+        return _svg(figure, f"From scratch: at best {best} after {scratch.best.seconds:.0f} s.")
 
 
 def gradients(curve: Sequence[Mapping[str, Any]]) -> str:
@@ -110,14 +110,17 @@ def reliability(measured: Calibrated, labels: int) -> str:
 
 
 def robustness(curves: Sequence[Curve]) -> str:
-    """The figures against severity, one panel a change, with 95% intervals."""
+    """The first figure, and the second where it has the same scale, against severity, one panel a change, with 95%
+    intervals."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 2.7), layout="constrained")
         panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-        names = list(curves[0].points[0].figures)
+        first, *others = curves[0].points[0].figures
+        names = [first, *(name for name in others if _scale(name) == _scale(first))]
         for axes, curve in zip(panels, curves, strict=True):
             places = np.arange(len(curve.points))
-            for metric, color in zip(reversed(names), (QUIET, BLUE), strict=True):
+            for metric in reversed(names):
+                color = BLUE if metric == first else QUIET
                 figures = [point.figures[metric] for point in curve.points]
                 axes.fill_between(
                     places, [f.low for f in figures], [f.high for f in figures], color=color, alpha=0.12, linewidth=0
@@ -126,15 +129,15 @@ def robustness(curves: Sequence[Curve]) -> str:
                 axes.plot(places, values, color=color, marker="o", markersize=4, label=FIGURES[metric])
             axes.set_xticks(places, [_short(point.severity) for point in curve.points], fontsize=8)
             axes.set_title(curve.change, fontsize=9, loc="left")
-            axes.set_ylim(*_scale(names[0]))
-            if _scale(names[0])[1] == 1:
+            axes.set_ylim(*_scale(first))
+            if _scale(first)[1] == 1:
                 axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         panels[-1].legend(frameon=False, loc="lower left")
-        first = names[0]
+        drawn = " and ".join(FIGURES[name] for name in names)
         worst = "; ".join(
-            f"{one.change}: {one.points[-1].figures[first].value:.2f} at the most severe" for one in curves
+            f"{one.change}: {written(one.points[-1].figures[first].value, first)} at the most severe" for one in curves
         )
-        return _svg(figure, f"{FIGURES[first]} and {FIGURES[names[1]]} on changed inputs. {worst}.")
+        return _svg(figure, f"{drawn} on changed inputs. {worst}.")
 
 
 def scatter(pairs: Sequence[tuple[float, float]], mae: float) -> str:
@@ -152,7 +155,8 @@ def scatter(pairs: Sequence[tuple[float, float]], mae: float) -> str:
         right.hist(off, bins=min(40, max(10, len(off) // 10)), color=BLUE, alpha=0.7)
         right.axvline(0, color=QUIET, linewidth=0.8, linestyle=":")
         right.set(xlabel="answer minus truth", ylabel="rows")
-        right.set_title(f"off by {mae:.3g} on average, {off.mean():+.3g} with its sign", fontsize=9, loc="left")
+        said = f"off by {number(mae)} on average, {number(off.mean(), '+')} with its sign"
+        right.set_title(said, fontsize=9, loc="left")
         return _svg(figure, f"{len(off)} test rows: answers against truths, and their differences.")
 
 
@@ -164,9 +168,8 @@ def widths(held: Held) -> str:
         half, error = [one.half for one in held.bins], [one.error for one in held.bins]
         axes.plot(half, error, color=BLUE, marker="o", linewidth=1)
         axes.set(xlabel="half the interval", ylabel="mean absolute error", ylim=(0, None))
-        return _svg(
-            figure, f"From the narrowest to the widest fifth the mean error goes {error[0]:.3g} to {error[-1]:.3g}."
-        )
+        ends = f"{number(error[0])} to {number(error[-1])}"
+        return _svg(figure, f"From the narrowest to the widest fifth the mean error goes {ends}.")
 
 
 def _scale(figure: str) -> tuple[float | None, float | None]:
@@ -176,8 +179,8 @@ def _scale(figure: str) -> tuple[float | None, float | None]:
 
 def _short(severity: str) -> str:
     """Its number, as the table beside says of what; "all lower" has none, and room."""
-    number = re.search(r"\d+%?", severity)
-    return number[0] if number else severity.replace("as it is", "as\nit is")
+    found = re.search(r"\d+%?", severity)
+    return found[0] if found else severity.replace("as it is", "as\nit is")
 
 
 def _bins(axes: Axes, bins: Sequence[Bin], name: str, color: str) -> None:

@@ -164,9 +164,8 @@ def results_table(manifest: Manifest) -> str:
 
 
 def _cell(metrics: dict[str, Metric], name: str) -> str:
-    metric = metrics[name]
-    sign = "+" if name.startswith("gain") else ""
-    return f"{metric.value:{sign}.3f} ({metric.low:{sign}.3f} to {metric.high:{sign}.3f})".rjust(26)
+    gain, _, figure = name.rpartition("/")
+    return f" {metrics[name].written(figure, '+' if gain else '')}".rjust(26)
 
 
 def report_path(settings: Settings, version: str) -> Path | str:

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from regraft.answers import LESS_IS_BETTER, SHORT
+from regraft.answers import LESS_IS_BETTER, SHORT, written
 from regraft.errors import ConfigError, DataError
 from regraft.sections import Backbone
 from regraft.task import Task
@@ -136,12 +136,11 @@ def table(comparison: Comparison) -> list[str]:
     )
     lines = [head + f"{'p50 ms':>9}{'p99 ms':>9}  licence"]
     for one in comparison.tried:
-        figure = one.figures[judged]
-        quality = f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+        quality, beside = one.figures[judged].written(judged), written(one.figures[other].value, other)
         sizes = f"{one.parameters / 1e6:>10.1f} M{one.artifact_bytes / 1e6:>7.0f} MB{one.peak_bytes / 1e6:>6.0f} MB"
         times = f"{one.p50_ms:>9.1f}{one.p99_ms:>9.1f}"
         name = one.source if len(one.source) < 36 else "..." + one.source[-32:]
-        lines.append(f"{name:36}{quality:>26}{one.figures[other].value:>10.3f}{sizes}{times}  {one.licence}")
+        lines.append(f"{name:36}{quality:>26}{beside:>10}{sizes}{times}  {one.licence}")
     lines += [f"not tried: {reason}" for reason in comparison.refused.values()]
     cheapest, best = comparison.cheapest, comparison.best
     lines.append(f"frozen, under a linear head, cross-validated on {comparison.rows} training rows; one thread, fp32")
@@ -150,8 +149,8 @@ def table(comparison: Comparison) -> list[str]:
     else:
         lines.append(
             f"take {cheapest.source}: within the interval of {best.source}, the best, at"
-            f" {cheapest.p50_ms / best.p50_ms:.0%} of its time ({SHORT[judged]} {cheapest.behind.value:.3f} behind,"
-            f" {cheapest.behind.low:.3f} to {cheapest.behind.high:.3f})"
+            f" {cheapest.p50_ms / best.p50_ms:.0%} of its time, {cheapest.behind.written(judged)} behind in"
+            f" {SHORT[judged]}"
         )
     return lines
 

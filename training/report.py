@@ -5,14 +5,14 @@ a version's folder (proof.json, data_card.json, comparison.json of a candidate) 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import AliasChoices, BaseModel, Field
 
-from regraft.answers import FIGURES, LESS_IS_BETTER
+from regraft.answers import FIGURES, LESS_IS_BETTER, number, written
 from regraft.versions import Manifest, Metric
 from training import charts, summary
 from training.beside import Beside
@@ -55,16 +55,17 @@ def render(folder: Path, manifest: Manifest, beside: Beside | None = None) -> st
     """The page of the version in `folder`, another one set beside it. Raises VersionRefused for one without proof."""
     proof = Proof.load(folder)
     card = json.loads((folder / "data_card.json").read_text())
-    comparison, figures = folder / COMPARISON, manifest.answers.figures
+    file, figures = folder / COMPARISON, manifest.answers.figures
+    comparison = Comparison.model_validate_json(file.read_bytes()) if file.is_file() else None
     shown = {
         "manifest": manifest,
         "proof": proof,
         "card": card,
         "figures": figures,
         "names": FIGURES,
-        "scales": scales(manifest),
+        "scales": scales(figures[0], drawn(manifest, proof, comparison, beside)),
         "gained": wording_of(manifest.answers).gained,
-        "comparison": Comparison.model_validate_json(comparison.read_bytes()) if comparison.is_file() else None,
+        "comparison": comparison,
         "beside": beside,
         "steps": summary.steps(manifest),
         "saved": summary.saved(manifest, proof),
@@ -98,22 +99,32 @@ def of_numbers(manifest: Manifest, proof: Proof) -> dict[str, Any]:
     assert proof.intervals is not None
     return {
         "scatter": charts.scatter(proof.pairs, manifest.test["mae"].value),
-        "widths": charts.widths(proof.intervals),
+        "widths": charts.widths(proof.intervals) if proof.intervals.adaptive else None,
     }
 
 
-def scales(manifest: Manifest) -> dict[str, tuple[float, float]]:
-    """What the first figure, and differences in it, are drawn from and to."""
-    figure = manifest.answers.figures[0]
+def scales(figure: str, shown: Iterable[Metric]) -> dict[str, tuple[float, float]]:
+    """What `figure`, and differences in it, are drawn from and to, so that all that is `shown` has room."""
     if figure not in LESS_IS_BETTER:
         return {"figure": (0, 1), "gain": (-0.5, 0.5)}
-    most = max(metrics[figure].high for metrics in (manifest.test, *manifest.baselines.values()))
+    most = max(max(one.high, -one.low) for one in shown)
     return {"figure": (0, most), "gain": (-most, most)}
 
 
 def by_condition(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
     """Conditions with a failing slice first."""
     found: dict[str, list[Slice]] = {}
+def drawn(manifest: Manifest, proof: Proof, comparison: Comparison | None, beside: Beside | None) -> Iterator[Metric]:
+    """The first figure wherever the page draws it, and differences in it."""
+    figure = manifest.answers.figures[0]
+    yield from (metrics[figure] for metrics in (manifest.test, *manifest.baselines.values()))
+    yield from (one.figure for one in proof.slices)
+    if comparison:
+        yield from (one.difference[figure] for one in (comparison.original_test, comparison.newest))
+    if beside and beside.gains:
+        yield beside.gains[figure]
+
+
     for one in slices:
         found.setdefault(one.condition, []).append(one)
     return dict(sorted(found.items(), key=lambda item: not any(one.fails for one in item[1])))
@@ -152,3 +163,5 @@ def _environment() -> Environment:
         "duration": summary.duration,
     }
     return environment
+        "number": number,
+        "written": written,

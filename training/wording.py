@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from regraft.answers import LESS_IS_BETTER, Answers, Labels, Numbers
+from regraft.answers import LESS_IS_BETTER, Answers, Labels, Numbers, number
 from regraft.versions import Manifest, Metric
 from training.proof import Proof
 from training.slices import Slice
@@ -104,7 +104,7 @@ class OfNumbers(NamedTuple):
         return f"is off by {number(metric.value)}"
 
     def gained(self, metric: Metric, sign: str = "+") -> str:
-        value, low, high = (f"{one:{sign}.3g}" for one in (metric.value, metric.low, metric.high))
+        value, low, high = (number(one, sign) for one in (metric.value, metric.low, metric.high))
         return f"{value} ({low} to {high})"
 
     def opening(self, manifest: Manifest) -> list[str]:
@@ -158,10 +158,6 @@ def in_order(figure: str, metric: Metric) -> float:
 
 def percent(metric: Metric) -> str:
     return f"{metric.value:.1%}"
-
-
-def number(value: float) -> str:
-    return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def points(metric: Metric, sign: str = "+") -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from regraft.answers import Labels, Numbers, Said, answers_of, in_words
+from regraft.answers import Labels, Numbers, Said, answers_of, in_words, number, written
 
 LABELS = Labels(("bad", "good"))
 
@@ -56,3 +56,19 @@ def test_answers_are_those_of_the_kind() -> None:
 
 def test_a_number_in_words_is_read_as_the_same() -> None:
     assert [in_words(one) for one in (2.0, 0.30000000000000004, 1e22)] == ["2", "0.30000000000000004", "1e+22"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.00123, "0.00123"), (0.5, "0.5"), (999.4, "999"), (999.7, "1,000"), (-1234.5, "-1,234"), (251300, "251,300")],
+)
+def test_people_get_three_digits_or_all_before_the_point(value: float, said: str) -> None:
+    assert number(value) == said
+    assert number(abs(value), "+") == f"+{said.removeprefix('-')}"
+
+
+def test_errors_are_written_in_their_unit_and_shares_with_three_decimals() -> None:
+    assert [written(0.0012, name) for name in ("mae", "rmse", "r2", "accuracy")] == [
+        "0.0012", "0.0012", "0.001", "0.001"
+    ]  # fmt: skip
+    assert written(0.25, "accuracy", "+") == "+0.250"

@@ -18,11 +18,16 @@ from regraft.cli import main
 from regraft.preprocessing import Preprocessor, load_preprocessor
 from regraft.settings import Settings
 from regraft.task import Task
-from regraft.versions import Manifest, VersionStore, read_golden
+from regraft.versions import Manifest, Metric, VersionStore, read_golden
 from tests.training.conftest import BAD, FILLER, GOOD, write_task
+from training import charts, report
+from training.beside import Beside
+from training.commands import results_table
 from training.data import read
 from training.dataset import read_card, read_dataset, split_again
 from training.proof import Proof
+from training.slices import Slice
+from training.targets import target_for
 from training.whole import AT_ONCE, FROM_SCRATCH
 
 SPREAD, MIDDLE = 20.0, 500.0  # so that a number that is not in the caller's unit would be seen
@@ -157,6 +162,54 @@ def test_the_report_shows_truths_answers_and_intervals(settings: Settings, folde
     again = CliRunner().invoke(main, [*arguments, "report", "first", "--compare", "first", "--out", str(out)])
     assert again.exit_code == 0, again.output
     assert "truths within" in out.read_text()
+
+
+def test_small_units_are_not_rounded_away(folder: Path, manifest: Manifest) -> None:
+    off = Metric(value=0.0012, low=0.0008, high=0.0016)
+    test = manifest.test | {"mae": off, "rmse": off}
+    baselines = {name: metrics | {"mae": off, "gain/mae": off} for name, metrics in manifest.baselines.items()}
+    small = manifest.model_copy(update={"test": test, "baselines": baselines})
+    page = report.render(folder, small)
+    assert "<b>0.0012</b>" in page
+    assert page.count('0.0012 <span class="range">0.0008 to 0.0016</span>') == 3 + len(baselines)
+    assert page.count('+0.0012 <span class="range">+0.0008 to +0.0016</span>') == len(baselines)
+    assert "+0.0012 (+0.0008 to +0.0016)" in results_table(small)
+
+
+def test_large_numbers_have_no_exponent() -> None:
+    target = target_for(Numbers())
+    (worst,) = target.worst(np.array([250000.0]), np.array([[251300.0, 0, 0, 0.5]], dtype=np.float32))
+    assert (worst.truth, worst.answer) == ("250000", "251300")
+
+
+def test_what_is_drawn_fits_its_scale(folder: Path, manifest: Manifest) -> None:
+    beside = Beside.of((folder, manifest), (folder, manifest))
+    assert beside.gains is not None
+    far = beside._replace(gains=beside.gains | {"mae": Metric(value=-500, low=-900, high=-100)})
+    (difference, *others) = [
+        re.findall(r'<line class="range" x1="([-.\d]+)"', row)
+        for row in re.findall(r'<tr class="gain">.*?</tr>', report.render(folder, manifest, far), flags=re.DOTALL)
+    ]
+    assert difference == ["2.0"]
+    assert others == [[], []]  # the scale is that of the mean error alone
+    off = Metric(value=500, low=100, high=900)
+    poor = Slice(condition="words", value="1", rows=10, figure=off, elsewhere=10, p_value=1, fails=False)
+    shown = report.drawn(manifest, Proof.load(folder).model_copy(update={"slices": [poor]}), None, None)
+    assert report.scales("mae", shown)["figure"] == (0, 900)
+
+
+def test_intervals_that_are_equally_wide_are_not_drawn_by_their_width(folder: Path, manifest: Manifest) -> None:
+    held = Proof.load(folder).intervals
+    assert held is not None
+    for adaptive in (True, False):
+        proof = Proof.load(folder).model_copy(update={"intervals": held.model_copy(update={"adaptive": adaptive})})
+        assert (report.of_numbers(manifest, proof)["widths"] is not None) == adaptive
+
+
+def test_the_robustness_of_numbers_is_drawn_on_the_scale_of_the_mean_error(folder: Path) -> None:
+    drawn = charts.robustness(Proof.load(folder).robustness)
+    assert "mean absolute error on changed inputs" in drawn
+    assert "R²" not in drawn
 
 
 def test_the_same_card_makes_the_same_split(settings: Settings, folder: Path) -> None:

@@ -128,7 +128,7 @@ class NumberTarget:
     def worst(self, truth: Reals, columns: Columns) -> list[Worst]:
         read = self.read(columns)
         return [
-            Worst(int(index), in_words(truth[index]), f"{read[index]:.7g}", float(columns[index, 3]))
+            Worst(int(index), in_words(truth[index]), in_words(float(f"{read[index]:.7g}")), float(columns[index, 3]))
             for index in np.argsort(-np.abs(read - truth), kind="stable")
         ]
 
