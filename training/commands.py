@@ -152,14 +152,16 @@ def release_first(log: EventLog, version: str) -> str:
 
 def results_table(manifest: Manifest) -> str:
     """Test metrics of the version and its baselines, each with its 95% interval."""
+    from training.summary import steps
+
     shown = manifest.answers.figures
     heads = [f"{SHORT[name]:>26}" for name in shown]
     lines = [f"{'on the test part':28}{''.join(heads)}{SHORT[shown[0]] + ' gained':>26}"]
     lines.append(f"{'version ' + manifest.version[:12]:28}" + "".join(_cell(manifest.test, m) for m in shown))
     for name, metrics in manifest.baselines.items():
         lines.append(f"{name:28}" + "".join(_cell(metrics, m) for m in (*shown, f"gain/{shown[0]}")))
-    seconds = sum(manifest.training["seconds"].values())
-    lines.append(f"serves {manifest.serve_cpu} on a CPU, {manifest.serve_gpu} on a GPU; trained in {seconds:.0f} s")
+    seconds = sum(steps(manifest).values())
+    lines.append(f"serves {manifest.serve_cpu} on a CPU, {manifest.serve_gpu} on a GPU; made in {seconds:.0f} s")
     return "\n".join(lines)
 
 

@@ -81,6 +81,8 @@ def fine_tune(
     target = source.target
     learned = learn(source, folder, clock, warm=warm, team=team)
     network, reader, progress, dtype = learned.network, learned.reader, learned.progress, learned.reader.dtype
+    # Of a run that was killed and goes on the clock has seen the end alone.
+    clock.seconds["train"] = max(clock.seconds["train"], round(progress.seconds, 2))
     train, validation = learned.material
     checkpoint.write(out / SUFFIX, learned.changed(), {"backbone": card.weights_sha256})
 
@@ -177,6 +179,8 @@ def fine_tune(
             "split_sha256": dataset.card["split_sha256"],
             "seconds": clock.seconds,
             "threads": torch.get_num_threads(),
+            "device": team.device.type,
+            "processes": team.count,
         },
     )
     (out / "data_card.json").write_text(json.dumps(dataset.card, indent=2, ensure_ascii=False))

@@ -24,6 +24,8 @@ from regraft.task import Task
 from regraft.versions import Manifest, VersionStore, read_golden
 from tests.training.conftest import LABELS, examples, write_csv, write_task
 from training.dataset import read_dataset
+from training.proof import Proof
+from training.summary import BESIDES
 from training.train import fine_tune
 
 REAL = Path(__file__).parents[2] / "examples" / "reviews" / "data"
@@ -63,11 +65,14 @@ def test_train_says_what_it_found_and_how_good_it_got(published: tuple[Settings,
         "at random",
         "majority label",
         "frozen backbone, linear",
-        "all layers at once, same time",
+        "all layers at once",
         "same network, from scratch",
     ):
         assert re.search(rf"{row} +[01]\.\d+ \([01]\.\d+ to [01]\.\d+\)", said), said
     assert "version first is in production" in said
+    seconds = VersionStore(published[0].versions).manifest("first").training["seconds"]
+    made = sum(taken for name, taken in seconds.items() if name not in BESIDES)
+    assert f"made in {made:.0f} s" in said
     (report,) = re.findall(r"report: (\S+)", said)
     assert Path(report).is_file()
     left = {file.name for file in (published[0].runs / "first").iterdir()}
@@ -286,6 +291,8 @@ def test_killed_again_and_again_it_publishes_once_and_what_it_would_have(killed:
     for what in ("best_step", "steps", "stages", "findings"):
         assert published.training[what] == straight.training[what]
     assert len(straight.training["stages"]) == 2
+    last = Proof.load(VersionStore(settings.versions).fetch("it")).curve[-1]
+    assert published.training["seconds"]["train"] >= last["seconds"] - 0.01  # also what came before it was killed
     assert published.files["model.onnx"].bytes == (tmp_path / "straight" / "version" / "model.onnx").stat().st_size
 
 

@@ -74,6 +74,12 @@ def test_it_stops_when_its_time_is_over(task: Task, train: Any) -> None:
     assert len(answers) == len(source.parts.test)
 
 
+def test_an_epoch_that_was_broken_off_is_not_the_usual_end(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole, "TUNING_EPOCHS", 1)
+    source = source_of(task)
+    assert not fine_tune_at_once(network_of(source), source, torch.float32, 1e-9).course.in_time
+
+
 def test_all_layers_learn_at_once_from_the_backbone_for_a_few_epochs(
     task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
