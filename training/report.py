@@ -19,7 +19,7 @@ from training.beside import Beside
 from training.proof import Proof
 from training.slices import Slice
 from training.value import Worth
-from training.wording import wording_of
+from training.wording import tested, wording_of
 
 REPORT, COMPARISON = "report.html", "comparison.json"
 MOST_LABELS = 20  # that a confusion matrix is shown of; above, its largest cells
@@ -68,6 +68,7 @@ def render(folder: Path, manifest: Manifest, beside: Beside | None = None) -> st
         "comparison": comparison,
         "beside": beside,
         "steps": summary.steps(manifest),
+        "machinery": summary.machinery(manifest),
         "saved": summary.saved(manifest, proof),
         "stages": summary.on_stages(manifest, proof),
         "race": charts.race(proof.curve, proof.scratch, manifest) if proof.scratch else None,
@@ -86,9 +87,11 @@ def render(folder: Path, manifest: Manifest, beside: Beside | None = None) -> st
 def of_labels(manifest: Manifest, proof: Proof) -> dict[str, Any]:
     """What only a classification shows."""
     assert proof.calibration is not None
+    known = tested(manifest.labels, proof)
     return {
         "labels": manifest.labels,
-        "worst_labels": sorted(manifest.labels, key=lambda label: manifest.test[f"f1/{label}"].value),
+        "most_labels": MOST_LABELS,
+        "worst_labels": sorted(manifest.labels, key=lambda one: (one not in known, manifest.test[f"f1/{one}"].value)),
         "confusions": largest_confusions(proof.confusion, manifest.labels),
         "reliability": charts.reliability(proof.calibration, len(manifest.labels)),
     }
@@ -111,9 +114,6 @@ def scales(figure: str, shown: Iterable[Metric]) -> dict[str, tuple[float, float
     return {"figure": (0, most), "gain": (-most, most)}
 
 
-def by_condition(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
-    """Conditions with a failing slice first."""
-    found: dict[str, list[Slice]] = {}
 def drawn(manifest: Manifest, proof: Proof, comparison: Comparison | None, beside: Beside | None) -> Iterator[Metric]:
     """The first figure wherever the page draws it, and differences in it."""
     figure = manifest.answers.figures[0]
@@ -125,6 +125,9 @@ def drawn(manifest: Manifest, proof: Proof, comparison: Comparison | None, besid
         yield beside.gains[figure]
 
 
+def by_condition(slices: Sequence[Slice]) -> dict[str, list[Slice]]:
+    """Conditions with a failing slice first."""
+    found: dict[str, list[Slice]] = {}
     for one in slices:
         found.setdefault(one.condition, []).append(one)
     return dict(sorted(found.items(), key=lambda item: not any(one.fails for one in item[1])))
@@ -161,7 +164,7 @@ def _environment() -> Environment:
         "size": size,
         "money": summary.money,
         "duration": summary.duration,
-    }
-    return environment
         "number": number,
         "written": written,
+    }
+    return environment

@@ -11,7 +11,7 @@ from regraft.versions import Manifest, Metric
 from training.proof import Proof
 from training.slices import Slice
 from training.whole import AT_ONCE, FROM_SCRATCH
-from training.wording import failure, in_order, where, wording_of
+from training.wording import failure, in_order, tested, where, wording_of
 
 # Steps that are not part of making a version.
 SCRATCH = "train from scratch"
@@ -40,7 +40,7 @@ def advice(manifest: Manifest, proof: Proof, card: Mapping[str, Any]) -> list[st
         *(f"Label more {manifest.input}s like these: {where(one)}. {failure(words, one)}" for one in failing(proof)),
         *(f"In training: {finding['advice']}." for finding in manifest.training["findings"]),
         *_on_baselines(manifest),
-        *_on_labels(manifest, card),
+        *_on_labels(manifest, proof, card),
         *_on_robustness(manifest, proof),
         *([said] if (said := words.confidence(proof)) else []),
         *_on_test_rows(manifest),
@@ -60,8 +60,8 @@ def best_baseline(manifest: Manifest) -> tuple[str, dict[str, Metric]]:
 
 
 def simpler(manifest: Manifest) -> dict[str, dict[str, Metric]]:
-    """The baselines that cost less than fine-tuning does."""
-    return {name: metrics for name, metrics in manifest.baselines.items() if name not in {AT_ONCE, FROM_SCRATCH}}
+    """The baselines that cost less than fine-tuning does. Older versions say more after a name."""
+    return {name: one for name, one in manifest.baselines.items() if not name.startswith((AT_ONCE, FROM_SCRATCH))}
 
 
 def money(amount: float, currency: str) -> str:
@@ -88,10 +88,12 @@ def _worth(proof: Proof) -> str:
     assert proof.worth is not None
     worth = proof.worth
     name, saving = min(worth.savings.items(), key=lambda one: one[1].value)
-    low, high = (money(amount, worth.currency) for amount in (saving.low, saving.high))
+    ends = (saving.low, saving.high) if saving.value >= 0 else (-saving.high, -saving.low)
+    low, high = (money(amount, worth.currency) for amount in ends)
     return (
         f"At {worth.volume:,} predictions a month its errors cost {money(worth.cost.value, worth.currency)};"
-        f" {name} would cost {money(saving.value, worth.currency)} more ({low} to {high})."
+        f" {name} would cost {money(abs(saving.value), worth.currency)} {'more' if saving.value >= 0 else 'less'}"
+        f" ({low} to {high})."
     )
 
 
@@ -100,9 +102,17 @@ def _cost(manifest: Manifest, proof: Proof) -> str:
     footprint, size = proof.footprints[serves], manifest.artifacts[serves].measured["bytes"]
     gpu = "no GPU is needed" if footprint.p50_ms < SLOW_MS else "a GPU may be worth its price"
     return (
-        f"It was made in {duration(seconds)} on {manifest.training['threads']} processor threads, weighs"
-        f" {size / 1e6:.0f} MB and answers in {footprint.p50_ms:.1f} ms on one thread: {gpu}."
+        f"It was made in {duration(seconds)} on {machinery(manifest)}, weighs {size / 1e6:.0f} MB and answers in"
+        f" {footprint.p50_ms:.1f} ms on one thread: {gpu}."
     )
+
+
+def machinery(manifest: Manifest) -> str:
+    """What a version was made on. Older manifests know of threads alone."""
+    training = manifest.training
+    threads = f"{training['threads']} processor threads"
+    one = threads if training.get("device", "cpu") == "cpu" else f"a GPU and {threads}"
+    return one if (count := training.get("processes", 1)) == 1 else f"{count} processes, each with {one}"
 
 
 def steps(manifest: Manifest) -> dict[str, float]:
@@ -140,9 +150,10 @@ def on_stages(manifest: Manifest, proof: Proof) -> str | None:
     if proof.at_once is None:
         return None
     words, figure = wording_of(manifest.answers), manifest.answers.figures[0]
-    metrics, seconds = manifest.baselines[AT_ONCE], proof.at_once.moments[-1].seconds
-    gain, theirs = metrics[f"gain/{figure}"], words.gets(metrics[figure])
-    other = f"with all layers learning at once, for the same time ({duration(seconds)}), the network {theirs}"
+    metrics = next(one for name, one in manifest.baselines.items() if name.startswith(AT_ONCE))
+    gain, theirs, moments = metrics[f"gain/{figure}"], words.gets(metrics[figure]), proof.at_once.moments
+    time = f"for its usual {len(moments)} epochs" if proof.at_once.in_time else "for the same time"
+    other = f"with all layers learning at once, {time} ({duration(moments[-1].seconds)}), the network {theirs}"
     if gain.low > 0:
         return f"Stages helped on this data: {other}; they gain {words.gained(gain, '')}."
     if gain.high < 0:
@@ -175,14 +186,20 @@ def _on_baselines(manifest: Manifest) -> Iterator[str]:
             yield f"It is not clearly better than {name}, which costs far less: ask whether fine-tuning pays here."
 
 
-def _on_labels(manifest: Manifest, card: Mapping[str, Any]) -> Iterator[str]:
+def _on_labels(manifest: Manifest, proof: Proof, card: Mapping[str, Any]) -> Iterator[str]:
     if not manifest.labels:
         return
     counts = card["parts"]["train"]["labels"]
-    rarest = min(manifest.labels, key=lambda one: counts.get(one, 0))
-    weakest = min(manifest.labels, key=lambda one: manifest.test[f"recall/{one}"].value)
-    if rarest == weakest:
+    rarest = _least({label: counts.get(label, 0) for label in manifest.labels})
+    weakest = _least({label: manifest.test[f"recall/{label}"].value for label in tested(manifest.labels, proof)})
+    if weakest is not None and weakest == rarest:
         yield f"{weakest} is found least and has the fewest rows, {counts.get(weakest, 0)}: more of them help most."
+
+
+def _least(values: Mapping[str, float]) -> str | None:
+    """None where several have the least value."""
+    least = [name for name, value in values.items() if value == min(values.values())]
+    return least[0] if len(least) == 1 else None
 
 
 def _on_robustness(manifest: Manifest, proof: Proof) -> Iterator[str]:

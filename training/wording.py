@@ -65,7 +65,7 @@ class OfLabels(NamedTuple):
 
     def weakest(self, manifest: Manifest, proof: Proof) -> str:
         labels = self.answers.names
-        label = min(labels, key=lambda one: manifest.test[f"f1/{one}"].value)
+        label = min(tested(labels, proof), key=lambda one: manifest.test[f"f1/{one}"].value)
         place, recall = labels.index(label), manifest.test[f"recall/{label}"].value
         wrong = [0 if other == place else count for other, count in enumerate(proof.confusion[place])]
         said = f"It is weakest at {label}, of which it finds {recall:.0%}"
@@ -149,6 +149,11 @@ class OfNumbers(NamedTuple):
 
 def wording_of(answers: Answers) -> Wording:
     return OfLabels(answers) if isinstance(answers, Labels) else OfNumbers(answers)
+
+
+def tested(labels: Sequence[str], proof: Proof) -> list[str]:
+    """Those that the test part has rows of; of the others it says nothing."""
+    return [label for label, row in zip(labels, proof.confusion, strict=True) if any(row)]
 
 
 def in_order(figure: str, metric: Metric) -> float:

@@ -157,6 +157,9 @@ def test_the_page_of_a_candidate_sets_it_against_production(
     assert page.index("Against production") < page.index("Against the baselines")
     assert page.count("+20.0 points (+19.0 to +21.0)") == 2
     assert "<code>first</code>" in page
+    assert "looked at once" not in page
+    (tmp_path / report.COMPARISON).unlink()
+    assert "The test part was looked at once, at the end." in report.render(tmp_path, made[1])
 
 
 def test_the_verdict_says_what_how_good_against_what_and_at_what_cost(manifest: Manifest, proof: Proof) -> None:
@@ -181,6 +184,40 @@ def test_the_verdict_does_not_hide_that_an_alternative_is_as_good(
 ) -> None:
     baselines = {"x": {"accuracy": metric(0.6), "gain/accuracy": metric(gain)}}
     assert words in " ".join(summary.verdict(manifest.model_copy(update={"baselines": baselines}), proof))
+
+
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        (metric(300.0, 100, 500), "300 EUR more (100 EUR to 500 EUR)"),
+        (metric(-120.0, -300, 60), "120 EUR less (-60.00 EUR to 300 EUR)"),
+    ],
+)
+def test_the_verdict_says_whether_another_would_cost_more_or_less(
+    manifest: Manifest, proof: Proof, saved: Metric, words: str
+) -> None:
+    assert proof.worth is not None
+    worth = proof.worth.model_copy(update={"savings": {"x": saved}})
+    said = " ".join(summary.verdict(manifest, proof.model_copy(update={"worth": worth})))
+    assert f"x would cost {words}." in said
+
+
+@pytest.mark.parametrize(
+    ("made_on", "words"),
+    [
+        ({}, "on 2 processor threads,"),
+        ({"device": "cuda", "processes": 1}, "on a GPU and 2 processor threads,"),
+        ({"device": "cpu", "processes": 3}, "on 3 processes, each with 2 processor threads,"),
+    ],
+)
+def test_it_is_said_what_a_version_was_made_on(
+    manifest: Manifest, proof: Proof, card: dict[str, Any], tmp_path: Path, made_on: dict[str, Any], words: str
+) -> None:
+    assert (manifest.training["device"], manifest.training["processes"]) == ("cpu", 1)
+    older = {name: one for name, one in manifest.training.items() if name not in {"device", "processes"}}
+    made = manifest.model_copy(update={"training": older | {"threads": 2} | made_on})
+    assert words in summary.verdict(made, proof)[-1]
+    assert words in rendered(tmp_path, made, proof, card)
 
 
 def test_a_failing_slice_is_named_in_verdict_and_advice(manifest: Manifest, proof: Proof, card: dict[str, Any]) -> None:
@@ -218,16 +255,35 @@ def test_advice_follows_what_was_measured(manifest: Manifest, proof: Proof, card
     said = "\n".join(summary.advice(poor, measured, card | {"parts": counts}))
     assert "not clearly better than x" in said
     assert "neutral is found least and has the fewest rows, 3" in said
+    counts["train"]["labels"]["positive"] = 3
+    assert "has the fewest rows" not in "\n".join(summary.advice(poor, measured, card | {"parts": counts}))
     assert "Under typing errors (2% of letters) its accuracy goes from" in said
     assert "Confidence is off by 0.200 on average, more than chance explains (0.100)" in said
     assert "four times as many would halve the interval" in said
+
+
+def test_of_a_label_without_test_rows_nothing_is_said(
+    manifest: Manifest, proof: Proof, card: dict[str, Any], tmp_path: Path
+) -> None:
+    found = {"negative": metric(0.9), "neutral": metric(0.0), "positive": metric(0.9)}
+    figures = {f"{name}/{label}": one for name in ("f1", "recall") for label, one in found.items()}
+    without = manifest.model_copy(update={"test": manifest.test | figures})
+    seen = proof.model_copy(update={"confusion": [[9, 0, 1], [0, 0, 0], [1, 0, 9]]})
+    counts = {"train": {"labels": {"negative": 80, "neutral": 3, "positive": 80}}}
+    said = [*summary.verdict(without, seen), *summary.advice(without, seen, card | {"parts": counts})]
+    assert "It is weakest at negative, of which it finds 90%; 10% it takes for positive." in said
+    assert "has the fewest rows" not in "\n".join(said)
+    page = rendered(tmp_path, without, seen, card)
+    order = re.findall(r'<tr><th scope="row">(\w+)</th><td class="n">\d+</td><td class="v">', page.replace("\n", ""))
+    assert order == ["negative", "positive", "neutral"]
 
 
 def test_many_labels_are_not_all_listed(manifest: Manifest, proof: Proof) -> None:
     labels = (*LABELS, *(f"label {number}" for number in range(5)))
     metrics = {f"{name}/{label}": metric(0.5) for name in ("f1", "recall") for label in labels[3:]}
     many = manifest.model_copy(update={"labels": labels, "test": manifest.test | metrics})
-    assert "8 labels, among them" in summary.verdict(many, proof)[0]
+    seen = proof.model_copy(update={"confusion": [[9] * len(labels)] * len(labels)})
+    assert "8 labels, among them" in summary.verdict(many, seen)[0]
 
 
 def point(seconds: float, reached: float) -> dict[str, Any]:
@@ -296,6 +352,9 @@ def test_the_page_says_whether_stages_helped(
     assert sentence in summary.advice(compared, tried, card)
     assert sentence in html.unescape(rendered(tmp_path, compared, tried, card))
     assert summary.best_baseline(compared)[0] != AT_ONCE
+    assert "for its usual 2 epochs (80 s), the network" in sentence
+    hurried = proof.model_copy(update={"at_once": SCRATCH.model_copy(update={"in_time": False})})
+    assert "for the same time (80 s), the network" in (summary.on_stages(compared, hurried) or "")
 
 
 def test_the_page_says_what_later_epochs_were_about(
@@ -304,7 +363,7 @@ def test_the_page_says_what_later_epochs_were_about(
     stages = [stage | {"revisit": 0.5, "settle": 0.5} for stage in manifest.training["stages"]]
     some = manifest.model_copy(update={"training": manifest.training | {"stages": stages}})
     pages = [rendered(made[0], one, proof, card) for one in (some, manifest)]
-    for sentence in ("50% of the rows that were hardest", "lower 50% of the layers learned in that epoch alone"):
+    for sentence in ("50% of the rows that were hardest", "lower 50% of the layers that learn did so in that epoch"):
         assert [sentence in page for page in pages] == [True, False]
 
 
