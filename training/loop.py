@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from regraft.answers import FIGURES
+from regraft.answers import FIGURES, written
 from regraft.errors import ConfigError
 from regraft.sections import Training
 from training import checkpoint
@@ -336,4 +336,4 @@ def _say(bar: "tqdm[Any]", point: Point, target: Target, done: int, total: int, 
 
 
 def _in_words(point: Point, target: Target) -> str:
-    return ", ".join(f"{FIGURES[name]} {point.validation[name]:.3f}" for name in target.answers.figures)
+    return ", ".join(f"{FIGURES[name]} {written(point.validation[name], name)}" for name in target.answers.figures)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from regraft.answers import FIGURES, Answers
+from regraft.answers import FIGURES, Answers, written
 from regraft.errors import DataError
 from regraft.history import History, as_utc
 from regraft.inputs import InputStore
@@ -195,9 +195,12 @@ def objection(evidence: dict[str, Any], forgetting: float) -> str | None:
     )
     of = FIGURES[figure]
     if lost > allowed:
-        return f"the candidate forgets: {lost:.3f} of {of} lost on the original test part, {allowed:.3g} is allowed"
+        return (
+            f"the candidate forgets: {written(lost, figure)} of {of} lost on the original test part,"
+            f" {written(allowed, figure)} is allowed"
+        )
     if gained <= 0:
-        return f"the candidate is no better on the newest labels: {gained:+.3f} of {of}"
+        return f"the candidate is no better on the newest labels: {written(gained, figure, '+')} of {of}"
     return None
 
 
