@@ -22,8 +22,8 @@ from regraft.preprocessing import Preprocessor
 from regraft.task import Task
 from regraft.versions import Manifest
 from training.backbone import BackboneCard, open_backbone
+from training.data import spread
 from training.dataset import read_dataset
-from training.export import spread
 from training.kinds import encoder_of, preprocessor_of
 from training.network import Network
 

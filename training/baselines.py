@@ -6,18 +6,17 @@ backbone: the pre-trained network as it came, a linear model on its pooled vecto
 target: logistic or ridge regression.
 """
 
-import io
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from regraft.preprocessing.image import decode
 from regraft.versions import Metric
 
 Ints = NDArray[np.int64]
@@ -52,8 +51,7 @@ def shades(contents: Iterable[bytes]) -> Reals:
     """(images, 3 times SHADES), of a small copy of each."""
     found = []
     for content in contents:
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image.convert("RGB").resize((SMALL, SMALL)), dtype=np.int64)
+        pixels = np.asarray(decode(content, 3, SMALL).resize((SMALL, SMALL)), dtype=np.int64)
         counts = [np.bincount(pixels[:, :, color].ravel() * SHADES // 256, minlength=SHADES) for color in range(3)]
         found.append(np.concatenate(counts) / SMALL**2)
     return np.array(found, dtype=np.float32)

@@ -1,6 +1,6 @@
 """Two versions side by side, on the test rows that both have.
 
-reference.parquet of both -> rows in common -> paired differences; manifests and proofs -> the rest
+reference.parquet and rows.parquet of both -> rows in common -> paired differences; manifests and proofs -> the rest
 """
 
 from pathlib import Path
@@ -38,8 +38,11 @@ class Beside(NamedTuple):
         return cls(other[1], Proof.load(other[0]), len(shared), gains)
 
 
-def _test_rows(folder: Path) -> dict[tuple[str, str], tuple[str, str]]:
-    """(id, input) -> (answer, truth)."""
-    columns = ["id", "input", "part", "label", "true_label"]
-    rows = pq.read_table(folder / "reference.parquet", columns=columns).to_pylist()
-    return {(row["id"], row["input"]): (row["label"], row["true_label"]) for row in rows if row["part"] == "test"}
+def _test_rows(folder: Path) -> dict[tuple[str, str | None], tuple[str, str]]:
+    """(id, key of the input) -> (answer, truth): of an image its content, wherever the file lay."""
+    keyed, answered = (
+        pq.read_table(folder / file, columns=columns, filters=[("part", "=", "test")]).to_pylist()
+        for file, columns in (("rows.parquet", ["id", "text"]), ("reference.parquet", ["id", "label", "true_label"]))
+    )
+    keys = {row["id"]: row["text"] for row in keyed}
+    return {(row["id"], keys.get(row["id"])): (row["label"], row["true_label"]) for row in answered}

@@ -10,9 +10,9 @@ from regraft.task import Task
 from training.backbone import open_backbone, open_preprocessor, open_tokenizer
 from training.checks import Findings, cut
 from training.conditions import in_production, in_training, shifts
-from training.data import Row
+from training.data import Row, spread
 from training.dataset import examine
-from training.domain import IMAGES, image_shift, text_shift
+from training.domain import IMAGES, TEXTS, image_shift, text_shift
 from training.pictures import open_image_files, read_image
 
 
@@ -43,6 +43,7 @@ def _backbone(task: Task, train: list[Row]) -> list[str]:
         return card.lines()
     if task.input == "image":
         spec = open_image_files(card.folder, task.serving.max_pixels, task.backbone).spec
-        return card.lines() + image_shift([read_image(row.input) for row in train[:IMAGES]], spec).notes()
+        return card.lines() + image_shift((read_image(row.input) for row in spread(train, IMAGES)), spec).notes()
     limit = open_preprocessor(task, card).spec.max_tokens
-    return card.lines() + text_shift([row.input for row in train], open_tokenizer(card), limit).notes(limit)
+    shift = text_shift([row.input for row in spread(train, TEXTS)], open_tokenizer(card), limit)
+    return card.lines() + shift.notes(limit)

@@ -12,6 +12,7 @@ from scipy.stats import fisher_exact
 
 from regraft.history import History
 from training.data import Row
+from training.slices import holm
 
 ALPHA = 0.01  # chance that a value is named though all shares are equal
 VALUES = 50  # of a condition; rarer ones are one "other"
@@ -58,15 +59,9 @@ def shifts(training: Mapping[str, Counter[str]], production: Mapping[str, Counte
     Fisher's exact test of each value against all others, corrected over all values (Holm 1979). A condition that one
     side does not know at all is left out: there is nothing to compare.
     """
-    tested = sorted(
-        (shift for name in training for shift in _tested(name, training[name], production[name])),
-        key=lambda shift: shift.p_value,
-    )
-    found, largest = [], 0.0
-    for rank, shift in enumerate(tested):
-        largest = max(largest, min(1.0, shift.p_value * (len(tested) - rank)))
-        if largest < ALPHA:
-            found.append(shift._replace(p_value=largest))
+    tested = [shift for name in training for shift in _tested(name, training[name], production[name])]
+    adjusted = holm([shift.p_value for shift in tested])
+    found = [shift._replace(p_value=p) for shift, p in zip(tested, adjusted, strict=True) if p < ALPHA]
     return sorted(found, key=lambda shift: -abs(shift.training - shift.production))
 
 

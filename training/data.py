@@ -10,14 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+
+from regraft.errors import DataError
 from regraft.sections import Columns
 from regraft.task import Task
 from training.pictures import check_file
 from training.records import BadRow, Record, records
 
 PARTS = ("train", "validation", "test")
+LIMITS = ("max_characters", "max_pixels")  # of serving, which say what rows are bad
+
+T = TypeVar("T")
 
 
 class Row(NamedTuple):
@@ -55,17 +61,24 @@ class Parts(NamedTuple):
 
 
 def read(task: Task) -> Table:
-    """Every row of the task's files. Raises DataError for a file that is not there or lacks a column."""
+    """Every row of the task's files. Raises DataError for a file that is not there or lacks a column, and for a folder
+    of what are no images."""
     rows: list[Row] = []
     bad: list[BadRow] = []
     seen: dict[str, str] = {}
     for name in task.data.files:
-        for record in _records(Path(name), task.data.columns):
+        for record in _records(Path(name), task):
             row = record if isinstance(record, BadRow) else _row(record, task, Path(name).parent)
             if isinstance(row, Row) and seen.setdefault(row.id, row.place) != row.place:
                 row = BadRow(row.place, f"the id {row.id!r} is that of {seen[row.id]} too")
             (bad if isinstance(row, BadRow) else rows).append(row)  # type: ignore[arg-type]
     return Table(rows, bad, {name: file_hash(Path(name)) for name in task.data.files})
+
+
+def spread(things: Sequence[T], count: int) -> list[T]:
+    """`count` of them, from the first to the last: rows may lie by label."""
+    places = np.linspace(0, len(things) - 1, min(count, len(things))).round().astype(int)
+    return [things[place] for place in places]
 
 
 def same_text(text: str) -> str:
@@ -107,7 +120,7 @@ def data_card(task: Task, table: Table, parts: Parts, distribution: Counting) ->
         "files": [{"name": Path(name).name, "sha256": sha256} for name, sha256 in table.files.items()],
         "settings": task.data.model_dump(mode="json", exclude={"files"}),
         "input": task.input,
-        "max_characters": task.serving.max_characters,
+        **{name: getattr(task.serving, name) for name in LIMITS},
         "rows": len(table.rows),
         "bad_rows": [str(row) for row in table.bad],
         **distribution.card([row.label for row in table.rows]),
@@ -133,15 +146,21 @@ def _wanted(columns: Columns) -> list[str]:
     return [name for name in (*named, *columns.conditions) if name is not None]
 
 
-def _records(file: Path, columns: Columns) -> Iterator[Record | BadRow]:
-    """Of a folder: each file in it, labelled with the name of the folder that it is in."""
+def _records(file: Path, task: Task) -> Iterator[Record | BadRow]:
+    """Of a folder: each image in it, labelled with the name of the folder that it is in."""
+    columns = task.data.columns
     if not file.is_dir():
         yield from records(file, _wanted(columns))
         return
-    for one in sorted(one for one in file.glob("*/**/*") if one.is_file()):
-        place = one.relative_to(file)
-        values = dict.fromkeys(_wanted(columns)) | {columns.label: place.parts[0], columns.input: str(one)}
-        yield Record(f"{file.name}/{place.as_posix()}", values)
+    if task.input != "image":
+        raise DataError(f"{file}: is a folder, and only images are read from folders; the task's input is {task.input}")
+    for one in sorted(one for one in (*file.iterdir(), *file.glob("*/**/*")) if one.is_file()):
+        inside = one.relative_to(file)
+        place = f"{file.name}/{inside.as_posix()}"
+        if one.parent == file:
+            yield BadRow(place, "lies in no labelled folder")
+            continue
+        yield Record(place, dict.fromkeys(_wanted(columns)) | {columns.label: inside.parts[0], columns.input: str(one)})
 
 
 def _row(record: Record, task: Task, folder: Path) -> Row | BadRow:

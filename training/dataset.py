@@ -10,7 +10,7 @@ from regraft.errors import DataError
 from regraft.sections import Data
 from regraft.task import Task
 from training.checks import Findings, inspect, refuse
-from training.data import Parts, data_card, file_hash, read, split_hash
+from training.data import LIMITS, Parts, data_card, file_hash, read, split_hash
 from training.distribution import answers_in, distribution_of
 from training.lookalikes import looks_of
 from training.split import grouped, split
@@ -59,7 +59,7 @@ def split_again(card: dict[str, Any], task: Task) -> Parts:
     if gone := [file["name"] for file in card["files"] if file["sha256"] not in there]:
         raise DataError(f"not there, or changed since the card was written: {', '.join(gone)}")
     files = tuple(there[file["sha256"]] for file in card["files"])
-    serving = task.serving.model_copy(update={"max_characters": card["max_characters"]})
+    serving = task.serving.model_copy(update={name: card[name] for name in LIMITS if name in card})
     data = Data.model_validate(card["settings"] | {"files": files})
     answers = answers_in(card)
     then = task.model_copy(update={"data": data, "serving": serving} | answers.as_task())

@@ -5,7 +5,7 @@ images -> as the network sees them -> mean and deviation of each channel, images
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from regraft.preprocessing import ImagePreprocessor, ImageSpec
 
-SAMPLE = 2000  # texts that are looked at
+TEXTS = 2000  # that are looked at
 UNKNOWN = 0.01  # of the tokens; text in the vocabulary's own language and script has next to none
 PIECES = 2.0  # tokens for a word: English prose has some 1.3 in an English vocabulary
 CUT = 0.05  # of the texts
@@ -51,21 +51,20 @@ class TextShift(NamedTuple):
 
 
 def text_shift(texts: Sequence[str], tokenizer_json: bytes, max_tokens: int) -> TextShift:
-    """Of the first `SAMPLE` of `texts`; raises ValueError if there is none."""
+    """Raises ValueError if there are none."""
     if not texts:
         raise ValueError("there are no texts")
     tokenizer = Tokenizer.from_str(tokenizer_json.decode("utf-8"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    sample = list(texts[:SAMPLE])
-    plain = [one.ids for one in tokenizer.encode_batch_fast(sample, add_special_tokens=False)]
+    plain = [one.ids for one in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
     marks = tokenizer.num_special_tokens_to_add(is_pair=False)
     tokens = max(sum(map(len, plain)), 1)
     unknown = _unknown_id(tokenizer_json, tokenizer)
     return TextShift(
         unknown=sum(ids.count(unknown) for ids in plain) / tokens if unknown is not None else 0.0,
-        pieces=tokens / max(sum(len(text.split()) for text in sample), 1),
-        cut=sum(len(ids) + marks > max_tokens for ids in plain) / len(sample),
+        pieces=tokens / max(sum(len(text.split()) for text in texts), 1),
+        cut=sum(len(ids) + marks > max_tokens for ids in plain) / len(texts),
         longest=max(map(len, plain)) + marks,
     )
 
@@ -102,9 +101,10 @@ class ImageShift(NamedTuple):
         return notes
 
 
-def image_shift(contents: Sequence[bytes], spec: ImageSpec) -> ImageShift:
+def image_shift(contents: Iterable[bytes], spec: ImageSpec) -> ImageShift:
     """Of encoded images, against the mean and deviation that the backbone was trained with."""
-    found = np.stack([one.pixels for one in ImagePreprocessor(spec).encode(contents)])
+    preprocessor = ImagePreprocessor(spec)
+    found = np.stack([one.pixels for content in contents for one in preprocessor.encode([content])])
     pixels = found.reshape(-1, spec.channels) / 255  # (all pixels, channels)
     std = np.asarray(spec.std)
     spread = pixels.std(axis=0) / std

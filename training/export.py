@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from regraft.errors import VersionRefused
 from regraft.preprocessing import Preprocessor, fingerprint
 from training.cache import batches_by_length
+from training.data import spread
 from training.network import Network
 from training.pictures import ImageFiles, read_image
 from training.runtime import Scorer, Scores
@@ -27,8 +28,6 @@ from training.targets import Target
 
 OPSET = 18
 FP32 = "model.onnx"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -148,12 +147,6 @@ def write_golden(
 def spread_by_length(texts: Sequence[str], count: int) -> list[str]:
     """`count` of them, from the shortest to the longest."""
     return spread(sorted(set(texts), key=lambda text: (len(text), text)), count)
-
-
-def spread(things: Sequence[T], count: int) -> list[T]:
-    """`count` of them, from the first to the last."""
-    places = np.linspace(0, len(things) - 1, min(count, len(things))).round().astype(int)
-    return [things[place] for place in places]
 
 
 def _in_pytorch(model: Exported, preprocessor: Preprocessor, encodings: Sequence[Any]) -> Scores:

@@ -6,8 +6,9 @@ Random planes after Charikar (2002). Everything is counted in whole numbers unti
 machines find the same pairs.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from regraft.preprocessing import ImagePreprocessor, ImageSpec
 from regraft.preprocessing.image import MOST_PIXELS
 from training.data import Row
-from training.duplicates import CHUNK, Pair, Sets, agreeing, mixed, similar
+from training.duplicates import Pair, Sets, agreeing, mixed, similar
 from training.pictures import read_image
 
 SIDE = 16
@@ -28,22 +29,24 @@ Thumbnails = NDArray[np.uint8]
 Looks = Mapping[str, Thumbnails]  # (VALUES,) of each image, by its row's key
 
 
-def thumbnails(contents: Iterable[bytes]) -> Thumbnails:
-    """(images, VALUES): colours of encoded images, squeezed. Raises InvalidInput for what is no image."""
+def thumbnails(images: Iterable[Any], read: Callable[[Any], bytes] = bytes) -> Thumbnails:
+    """(images, VALUES): colours of encoded images, squeezed; each is `read` by the thread that decodes it, so that
+    THREADS are held at once. Raises InvalidInput for what is no image."""
     spec = ImageSpec(
         height=SIDE, width=SIDE, resize="squash", interpolation="bilinear", mean=(0,) * 3, std=(1,) * 3,
         max_pixels=MOST_PIXELS,
     )  # fmt: skip
     preprocessor = ImagePreprocessor(spec)
     with ThreadPoolExecutor(THREADS) as pool:
-        found = [one[0].pixels.reshape(VALUES) for one in pool.map(lambda one: preprocessor.encode([one]), contents)]
+        encoded = pool.map(lambda one: preprocessor.encode([read(one)])[0], images)
+        found = [one.pixels.reshape(VALUES) for one in encoded]
     return np.stack(found) if found else np.empty((0, VALUES), dtype=np.uint8)
 
 
 def looks_of(rows: Sequence[Row]) -> Looks:
     """Of images; nothing of texts."""
     images = {row.key: row.input for row in rows if row.content}
-    return dict(zip(images, thumbnails(map(read_image, images.values())), strict=True))
+    return dict(zip(images, thumbnails(images.values(), read_image), strict=True))
 
 
 def alike(keys: Sequence[str], threshold: float, looks: Looks) -> list[Pair]:
@@ -60,7 +63,7 @@ def look_alike(images: Thumbnails, threshold: float) -> list[Pair]:
     if len(images) < 2:
         return []
     pairs = agreeing(np.split(_sides(images), BANDS, axis=1))
-    found = np.concatenate([_correlation(images, pairs[i : i + CHUNK]) for i in range(0, max(len(pairs), 1), CHUNK)])
+    found = _correlation(images, pairs)
     sets, alike = Sets(len(images)), []
     for index in np.argsort(-found, kind="stable"):
         first, second = map(int, pairs[index])

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from regraft.errors import VersionRefused
 from regraft.preprocessing import load_preprocessor
+from regraft.preprocessing.image import decode
 from regraft.task import Task
 from training import calibrate, footprint, robustness, slices, value
 from training.data import Row
@@ -88,17 +88,33 @@ class Tested(NamedTuple):
     calibrated: Calibrated
 
 
+class Inputs(Sequence[Any]):
+    """Texts, or the contents of image files, each read when it is looked at, as memory may not hold them all."""
+
+    def __init__(self, rows: Sequence[Row], read: Callable[[str], Any]) -> None:
+        self._rows, self._read = rows, read
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read(self._rows[index].input)
+
+
 class Kind(NamedTuple):
     """How rows of one kind of input are looked at."""
 
-    read: Callable[[Row], Any]
+    read: Callable[[str], Any]
     conditions: Callable[[Sequence[Any]], list[slices.Condition]]
-    changes: Mapping[str, Sequence[robustness.Severity]]
+    changes: Callable[[Any], Mapping[str, Sequence[robustness.Severity]]]  # given the preprocessor
+
+    def inputs(self, rows: Sequence[Row]) -> Inputs:
+        return Inputs(rows, self.read)
 
 
 KINDS = {
-    "text": Kind(lambda row: row.input, slices.of_texts, robustness.OF_TEXTS),
-    "image": Kind(lambda row: read_image(row.input), slices.of_images, robustness.OF_IMAGES),
+    "text": Kind(str, slices.of_texts, lambda _: robustness.OF_TEXTS),
+    "image": Kind(read_image, slices.of_images, robustness.of_files),
 }
 
 
@@ -119,8 +135,9 @@ def prove(
     which `serves`."""
     options = {"resamples": task.training.bootstrap, "seed": task.data.seed}
     target, truth, kind = tested.target, tested.truth, KINDS[task.input]
-    answers, inputs = target.read(tested.columns), [kind.read(row) for row in tested.rows]
-    scorer = Scorer(folder / artifacts[serves], load_preprocessor(folder))
+    answers, inputs = target.read(tested.columns), kind.inputs(tested.rows)
+    preprocessor = load_preprocessor(folder)
+    scorer = Scorer(folder / artifacts[serves], preprocessor)
     return Proof(
         **target.believed(tested.columns, truth, tested.calibrated, **options),
         slices=slices.measure(target.look(truth, answers), [*conditions(tested.rows), *kind.conditions(inputs)]),
@@ -129,7 +146,7 @@ def prove(
             truth,
             lambda changed: target.read(scorer.answers(changed)),
             target,
-            kind.changes,
+            kind.changes(preprocessor),
             most=task.report.robustness_rows,
             **options,
         ),
@@ -164,7 +181,7 @@ def mistakes(task: Task, tested: Tested) -> list[Mistake]:
             truth=one.truth,
             answer=one.answer,
             confidence=one.confidence,
-            picture=thumbnail(KINDS["image"].read(tested.rows[one.row])) if task.input == "image" else None,
+            picture=thumbnail(read_image(tested.rows[one.row].input)) if task.input == "image" else None,
         )
         for one in tested.target.worst(tested.truth, tested.columns)[:WORST]
     ]
@@ -172,8 +189,7 @@ def mistakes(task: Task, tested: Tested) -> list[Mistake]:
 
 def thumbnail(content: bytes) -> str:
     """A small copy of an encoded image, as a data URI."""
-    with Image.open(io.BytesIO(content)) as image:
-        small = ImageOps.exif_transpose(image).convert("RGB")
+    small = decode(content, 3, THUMBNAIL)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=80)

@@ -34,7 +34,7 @@ class BadRow(NamedTuple):
 def records(file: Path, wanted: Sequence[str]) -> Iterator[Record | BadRow]:
     """Every record of a table. Raises DataError for a file that cannot be read, or that lacks a `wanted` column."""
     if file.suffix.lower() not in READERS:
-        raise DataError(f"{file}: data files are {', '.join(READERS)}")
+        raise DataError(f"{file}: data files are {', '.join(READERS)}" if file.exists() else f"{file}: does not exist")
     try:
         yield from READERS[file.suffix.lower()](file, wanted)
     except OSError as error:

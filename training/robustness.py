@@ -5,15 +5,16 @@ rows -> a sample -> each change at each severity -> the version's answers -> acc
 
 import io
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from regraft.answers import Answers
+from regraft.preprocessing import ImagePreprocessor
 from regraft.versions import Metric
 
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
@@ -27,7 +28,7 @@ Read = NDArray[Any]  # (rows,), answers as the target reads them
 
 
 class Severity(NamedTuple):
-    """`change` is given a text, or an encoded image, and returns one."""
+    """`change` is given a text, or an image, and returns one."""
 
     name: str  # as it is said: "5% of letters"
     change: Callable[[Any, random.Random], Any]
@@ -101,7 +102,7 @@ class Target(Protocol):
 def measure(
     inputs: Sequence[Any],
     truth: Read,
-    answer: Callable[[Sequence[Any]], Read],
+    answer: Callable[[Iterable[Any]], Read],
     target: Target,
     changes: Mapping[str, Sequence[Severity]],
     *,
@@ -109,22 +110,27 @@ def measure(
     resamples: int,
     seed: int,
 ) -> list[Curve]:
-    """A curve of each change, on at most `most` of the rows. Same seed, same curves."""
+    """A curve of each change, on at most `most` of the rows. Same seed, same curves.
+
+    An input is looked up and changed when `answer` comes to it: changed pictures are more than memory holds.
+    """
     sample = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:most])
-    chosen, truth = [inputs[index] for index in sample], truth[sample]
-    severities = [(name, severity) for name, several in changes.items() for severity in several]
-    texts = list(chosen)
-    for name, severity in severities:
-        texts += [
-            severity.change(text, random.Random(f"{seed} {name} {index}")).strip() or text
-            for index, text in zip(sample, chosen, strict=True)
-        ]
-    clean, *answers = answer(texts).reshape(-1, len(chosen))
+    truth, clean = truth[sample], answer(inputs[index] for index in sample)
     options = {"resamples": resamples, "seed": seed}
-    curves = {name: [_point("as it is", truth, clean, clean, target, **options)] for name in changes}
-    for (name, severity), answered in zip(severities, answers, strict=True):
-        curves[name].append(_point(severity.name, truth, answered, clean, target, **options))
-    return [Curve(change=name, rows=len(chosen), points=points) for name, points in curves.items()]
+    curves = []
+    for name, severities in changes.items():
+        points = [_point("as it is", truth, clean, clean, target, **options)]
+        for severity in severities:
+            changed = (_changed(inputs[index], severity, random.Random(f"{seed} {name} {index}")) for index in sample)
+            points.append(_point(severity.name, truth, answer(changed), clean, target, **options))
+        curves.append(Curve(change=name, rows=len(sample), points=points))
+    return curves
+
+
+def _changed(given: Any, severity: Severity, generator: random.Random) -> Any:
+    """A text that nothing is left of stays as it is."""
+    changed = severity.change(given, generator)
+    return changed.strip() or given if isinstance(changed, str) else changed
 
 
 def _point(severity: str, truth: Read, answered: Read, clean: Read, target: Target, **options: int) -> Point:
@@ -145,22 +151,11 @@ def _cut(share: float) -> Severity:
     return Severity(f"first {share:.0%}", lambda text, _: cut(text, share))
 
 
-def _on_pixels(name: str, change: Callable[[Image.Image, random.Random], Image.Image]) -> Severity:
-    def on_file(content: bytes, generator: random.Random) -> bytes:
-        with Image.open(io.BytesIO(content)) as image:
-            changed = change(ImageOps.exif_transpose(image).convert("RGB"), generator)
-        file = io.BytesIO()
-        changed.save(file, "PNG", compress_level=1)
-        return file.getvalue()
-
-    return Severity(name, on_file)
-
-
 def _blurred(share: float) -> Severity:
     def change(image: Image.Image, _: random.Random) -> Image.Image:
         return image.filter(ImageFilter.GaussianBlur(share * min(image.size)))
 
-    return _on_pixels(f"{share:.0%} of the side", change)
+    return Severity(f"{share:.0%} of the side", change)
 
 
 def _noisy(deviation: float) -> Severity:
@@ -169,11 +164,11 @@ def _noisy(deviation: float) -> Severity:
         noise = np.random.default_rng(generator.getrandbits(64)).normal(0, 255 * deviation, pixels.shape)
         return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
 
-    return _on_pixels(f"deviation {deviation:.0%}", change)
+    return Severity(f"deviation {deviation:.0%}", change)
 
 
 def _bright(factor: float) -> Severity:
-    return _on_pixels(f"{factor:.0%}", lambda image, _: ImageEnhance.Brightness(image).enhance(factor))
+    return Severity(f"{factor:.0%}", lambda image, _: ImageEnhance.Brightness(image).enhance(factor))
 
 
 def _compressed(quality: int) -> Severity:
@@ -182,7 +177,7 @@ def _compressed(quality: int) -> Severity:
         image.save(file, "JPEG", quality=quality)
         return Image.open(file)
 
-    return _on_pixels(f"quality {quality}", change)
+    return Severity(f"quality {quality}", change)
 
 
 OF_IMAGES: dict[str, tuple[Severity, ...]] = {
@@ -200,3 +195,25 @@ OF_TEXTS: dict[str, tuple[Severity, ...]] = {
         Severity("all upper", lambda text, _: text.upper()[: len(text)]),
     ),
 }
+
+
+def of_files(preprocessor: ImagePreprocessor) -> dict[str, tuple[Severity, ...]]:
+    """OF_IMAGES for encoded images, which are changed as `preprocessor` decodes them."""
+    return {
+        name: tuple(Severity(one.name, _on_file(preprocessor, one)) for one in severities)
+        for name, severities in OF_IMAGES.items()
+    }
+
+
+def _on_file(preprocessor: ImagePreprocessor, severity: Severity) -> Callable[[bytes, random.Random], bytes]:
+    """What is transparent stays so; the colours change."""
+
+    def change(content: bytes, generator: random.Random) -> bytes:
+        image, file = preprocessor.decode(content), io.BytesIO()
+        changed = severity.change(image.convert("RGB") if image.mode == "RGBA" else image, generator)
+        if image.mode == "RGBA":
+            changed.putalpha(image.getchannel("A"))
+        changed.save(file, "PNG", compress_level=1)
+        return file.getvalue()
+
+    return change

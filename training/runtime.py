@@ -1,6 +1,6 @@
 """Runs an exported graph as the service does: ONNX Runtime on the CPU, one thread, texts of like length together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +39,9 @@ class Scorer:
         order = np.argsort(np.concatenate([np.asarray(indices) for indices in batches]))
         return Scores(*(np.concatenate(arrays)[order] for arrays in zip(*results, strict=True)))
 
-    def answers(self, inputs: Sequence[Any]) -> NDArray[np.float32]:
-        """(rows, columns). Texts that come out of the preprocessor the same are asked once."""
-        encodings = self._preprocessor.encode(inputs)
+    def answers(self, inputs: Iterable[Any]) -> NDArray[np.float32]:
+        """(rows, columns). Inputs are encoded one by one; texts that come out the same are asked once."""
+        encodings = [encoding for one in inputs for encoding in self._preprocessor.encode([one])]
         keys = [tuple(one.ids) if isinstance(one, Encoding) else place for place, one in enumerate(encodings)]
         different = dict(zip(keys, encodings, strict=True))
         places = {key: place for place, key in enumerate(different)}

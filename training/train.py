@@ -25,14 +25,13 @@ from regraft.versions import Manifest
 from training import artifacts, baselines, checkpoint, report
 from training.backbone import open_backbone
 from training.clock import Clock
-from training.data import Parts, Row
+from training.data import Parts, Row, spread
 from training.dataset import Dataset
 from training.export import (
     FP32,
     Exported,
     check_parity,
     principal_components,
-    spread,
     spread_by_length,
     write_golden,
     write_onnx,
@@ -120,9 +119,8 @@ def fine_tune(
         train, _ = learned.undo()
         tried = reader.hidden("test", parts.test)
         pooled = over_all(network, train.hidden, dtype).pooled, over_all(network, tried, dtype).pooled
-        read = KINDS[task.input].read
-        rows = [list(map(read, part)) for part in (parts.train, parts.test)]
-        asked = Asked(rows[0], target.truth(parts.train), rows[1], pooled, settings.seed)
+        inputs = [KINDS[task.input].inputs(part) for part in (parts.train, parts.test)]
+        asked = Asked(inputs[0], target.truth(parts.train), inputs[1], pooled, settings.seed)
         others = target.baselines(asked, baselines.SIMPLE[task.input])
 
     at_once = scratch = None

@@ -104,6 +104,11 @@ class ImagePreprocessor:
         """Raises InvalidInput for what is no image that is taken, as far as its header says."""
         open_image(content, self.spec.max_pixels).close()
 
+    def decode(self, content: bytes) -> Image.Image:
+        """The picture as it is before it is cut and resized. Raises InvalidInput as `encode` does."""
+        spec = self.spec
+        return decode(content, spec.channels, round(2 * max(spec.width, spec.height) / spec.crop), spec.max_pixels)
+
     def encode(self, contents: Sequence[bytes]) -> list[ImageEncoding]:
         """The pixels of each encoded image. Raises InvalidInput for what is no image, damaged, animated, too large."""
         return [ImageEncoding(self._pixels(content)) for content in contents]
@@ -117,12 +122,9 @@ class ImagePreprocessor:
         return {"pixels": planes}
 
     def _pixels(self, content: bytes) -> Pixels:
-        spec = self.spec
-        enough = round(2 * max(spec.width, spec.height) / spec.crop)
-        with open_image(content, spec.max_pixels) as image:
-            decoded = in_channels(_upright(image, enough), spec.channels)
-            method = Image.Resampling[spec.interpolation.upper()]
-            resized = decoded.resize((spec.width, spec.height), method, _box(decoded, spec))
+        spec, decoded = self.spec, self.decode(content)
+        method = Image.Resampling[spec.interpolation.upper()]
+        resized = decoded.resize((spec.width, spec.height), method, _box(decoded, spec))
         return np.asarray(resized).reshape(spec.height, spec.width, spec.channels)
 
 
@@ -153,6 +155,13 @@ def check_whole(content: bytes, max_pixels: int) -> None:
     """Raises InvalidInput where encoding it would: all of it is decoded, as small as its format allows."""
     with open_image(content, max_pixels) as image:
         _upright(image, 1)
+
+
+def decode(content: bytes, channels: int, enough: int, max_pixels: int = MOST_PIXELS) -> Image.Image:
+    """Upright, in 8 bits and the wanted channels; a JPEG at the smallest of its scales that leaves `enough` pixels on
+    the shorter side. Raises InvalidInput for what is no image, damaged, animated or of more pixels than are taken."""
+    with open_image(content, max_pixels) as image:
+        return in_channels(_upright(image, enough), channels)
 
 
 def in_channels(image: Image.Image, channels: int) -> Image.Image:

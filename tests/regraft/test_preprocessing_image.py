@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from regraft.errors import InvalidInput
 from regraft.preprocessing import ImagePreprocessor, ImageSpec, describe_image, load_preprocessor
-from regraft.preprocessing.image import MOST_PIXELS, png
+from regraft.preprocessing.image import MOST_PIXELS, decode, png
 from tests import images
 from tests.images import file_of, picture, pixels, plain
 
@@ -136,6 +136,15 @@ def test_a_camera_that_was_turned_makes_no_difference(number: int) -> None:
 def test_damaged_tags_around_a_good_image_are_no_matter() -> None:
     content = file_of(picture(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\xff\xff")
     assert encoded(content).shape == (16, 16, 3)
+
+
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_enough() -> None:
+    content = file_of(picture(height=600, width=800), "JPEG")
+    assert [decode(content, 1, enough).size for enough in (600, 300, 200, 16)] == [
+        (800, 600), (400, 300), (400, 300), (100, 75)
+    ]  # fmt: skip
+    with pytest.raises(InvalidInput, match="at most 1000 are taken"):
+        decode(content, 3, 16, 1_000)
 
 
 def palette() -> Image.Image:

@@ -9,7 +9,7 @@ import pytest
 
 from regraft.errors import DataError
 from regraft.task import Task
-from training.data import read, same_text
+from training.data import read, same_text, spread
 
 
 def task_of(folder: Path, content: bytes, name: str = "data.csv", **data: Any) -> Task:
@@ -68,6 +68,21 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path: Path) -> 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data.csv: cannot be read"):
         read(task_of(tmp_path, GOOD, files=[str(tmp_path / "other_data.csv")]))
+
+
+def test_a_folder_is_no_data_of_a_task_for_texts(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "yes").mkdir(parents=True)
+    (tmp_path / "folder" / "yes" / "one.txt").write_text("one")
+    with pytest.raises(DataError, match="folder: is a folder, and only images are read from folders"):
+        read(task_of(tmp_path, GOOD, files=[str(tmp_path / "folder")]))
+    with pytest.raises(DataError, match="gone: does not exist"):
+        read(task_of(tmp_path, GOOD, files=[str(tmp_path / "gone")]))
+
+
+def test_things_are_spread_from_the_first_to_the_last() -> None:
+    assert spread("abcdefg", 3) == ["a", "d", "g"]
+    assert spread("ab", 3) == ["a", "b"]
+    assert spread("", 3) == []
 
 
 def test_case_and_white_space_make_no_other_text() -> None:

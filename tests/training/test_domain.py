@@ -66,6 +66,15 @@ def test_the_check_up_says_what_differs_from_production_and_from_the_backbone(tm
     assert "of the tokens are unknown to the backbone" in notes
 
 
+def test_the_check_up_looks_at_rows_from_the_first_to_the_last(
+    tmp_path: Path, backbone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(f"{number:03}", text if number < 150 else f"étrange {text}", label) for number, (_, text, label) in enumerate(examples(300))]  # fmt: skip  # noqa: E501
+    task = Task.load(write_task(tmp_path, backbone, rows))
+    monkeypatch.setattr("training.checkup.TEXTS", 20)
+    assert "of the tokens are unknown to the backbone" in "\n".join(check_up(task, str(tmp_path / "history")).notes)
+
+
 def test_a_backbone_that_cannot_be_used_is_an_error_beside_the_others(tmp_path: Path) -> None:
     task = Task.load(write_task(tmp_path, tmp_path, [("1", "a", "positive")]))
     errors = check_up(task, str(tmp_path / "history")).errors

@@ -6,6 +6,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from regraft.answers import Labels
+from tests.images import plain
 from training import baselines
 from training.calibrate import bins, ece, ece_by_chance, fit_temperature, measure, nll, warmer
 from training.evaluate import compare, confusion_of, evaluate, macro_f1, mean
@@ -160,6 +161,8 @@ def test_colours_tell_apart_what_differs_in_colour() -> None:
         contents.append(file.getvalue())
     truth = np.arange(40) % 2
     assert baselines.shades(contents[:1]).sum() == pytest.approx(3)
+    clear, white = plain((10, 20, 30, 0), "RGBA"), plain("white")
+    assert (baselines.shades([clear]) == baselines.shades([white])).all()
     assert (
         baselines.colour_histogram(LABELLED.linear, contents[:30], truth[:30], contents[30:]).tolist()
         == truth[30:].tolist()

@@ -29,12 +29,12 @@ from tests.images import file_of, picture, pixels, png
 from tests.training.pictures import COLOURS, save_image_backbone, save_pictures
 from training.backbone import open_backbone
 from training.data import Row, file_hash, read
-from training.dataset import read_dataset
+from training.dataset import examine, read_dataset, split_again
 from training.images import ImageEncoder
 from training.kinds import encoder_of, preprocessor_of
 from training.network import Network
 from training.pictures import ImageFiles, open_image_files
-from training.proof import Proof
+from training.proof import KINDS, Proof
 from training.train import fine_tune, version_folder
 
 REAL = Path(__file__).parents[2] / "examples" / "fashion" / "data"
@@ -192,6 +192,7 @@ def test_folders_are_labels_and_what_is_no_image_is_a_bad_row(tmp_path: Path, ba
     pictures = save_pictures(tmp_path / "pictures", 2)
     (pictures / "red" / "notes.txt").write_text("words")
     (pictures / "red" / "half.png").write_bytes(png()[:900])
+    (pictures / "stray.png").write_bytes(png())
     (pictures / "mauve").mkdir()
     (pictures / "mauve" / "1.png").write_bytes(png())
     task = write_task(tmp_path, backbone)
@@ -201,8 +202,9 @@ def test_folders_are_labels_and_what_is_no_image_is_a_bad_row(tmp_path: Path, ba
     ]
     assert table.rows[0].content == reference_of(Path(table.rows[0].input).read_bytes())
     assert [bad.place for bad in table.bad] == [
-        "pictures/mauve/1.png", "pictures/red/half.png", "pictures/red/notes.txt"
+        "pictures/mauve/1.png", "pictures/red/half.png", "pictures/red/notes.txt", "pictures/stray.png"
     ]  # fmt: skip
+    assert table.bad[3].reason == "lies in no labelled folder"
     assert "the image is damaged" in table.bad[1].reason
     hashed = file_hash(pictures)
     (pictures / "red" / "0.png").write_bytes(png(77))
@@ -219,6 +221,22 @@ def test_a_table_names_images_beside_it(tmp_path: Path, backbone: Path) -> None:
     assert [(row.id, row.label) for row in table.rows] == [("rows.csv:2", "red")]
     assert [bad.place for bad in table.bad] == ["rows.csv:3", "rows.csv:4"]
     assert "none.png cannot be read: No such file" in table.bad[0].reason
+
+
+def test_a_card_knows_how_large_pictures_could_be(tmp_path: Path, backbone: Path) -> None:
+    save_pictures(tmp_path / "pictures", 6)
+    examined = examine(write_task(tmp_path, backbone))
+    assert split_again(examined.card, write_task(tmp_path, backbone, serving={"max_pixels": 100})) == examined.parts
+
+
+def test_contents_of_files_are_read_when_they_are_looked_at(tmp_path: Path) -> None:
+    rows = [Row(str(number), str(tmp_path / f"{number}.png"), "red", "") for number in range(3)]
+    inputs = KINDS["image"].inputs(rows)
+    assert len(inputs) == 3
+    contents = [png(number) for number in range(3)]
+    for row, content in zip(rows, contents, strict=True):
+        Path(row.input).write_bytes(content)
+    assert list(inputs) == contents
 
 
 def test_equal_pictures_never_stand_in_two_parts(tmp_path: Path, backbone: Path) -> None:

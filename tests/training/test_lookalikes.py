@@ -1,4 +1,5 @@
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from tests.images import file_of, picture, plain, png
 from tests.training.pictures import save_image_backbone, save_pictures
 from tests.training.test_images import SPEC, write_task
 from training.checkup import check_up
+from training.data import Row
 from training.dataset import examine, split_again
 from training.domain import image_shift
-from training.lookalikes import look_alike, thumbnails
+from training.lookalikes import look_alike, looks_of, thumbnails
+from training.pictures import read_image
 
 
 def variants(seed: int) -> list[bytes]:
@@ -56,6 +59,20 @@ def test_thumbnails_are_the_same_whatever_is_beside_them() -> None:
     alone, beside = thumbnails([png(1)]), thumbnails([png(2), png(1)])
     assert (alone[0] == beside[1]).all()
     assert Image.open(io.BytesIO(png(1))).size == (64, 48)
+
+
+def test_files_are_read_by_the_threads_that_decode_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = set()
+
+    def read(place: str) -> bytes:
+        readers.add(threading.current_thread())
+        return read_image(place)
+
+    monkeypatch.setattr("training.lookalikes.read_image", read)
+    file = tmp_path / "1.png"
+    file.write_bytes(png(1))
+    assert (looks_of([Row("1", str(file), "a", "", content="1")])["1"] == thumbnails([png(1)])[0]).all()
+    assert threading.main_thread() not in readers
 
 
 def test_lookalikes_stay_in_one_part_and_wrong_labels_of_pictures_are_found(tmp_path: Path) -> None:

@@ -383,6 +383,20 @@ def test_two_versions_stand_side_by_side(made: tuple[Path, Manifest], tmp_path: 
     assert "<th>the-other</th>" in page
 
 
+@pytest.mark.parametrize(
+    ("file", "column", "shares"), [("reference.parquet", "input", True), ("rows.parquet", "text", False)]
+)
+def test_a_test_row_is_known_by_its_content_wherever_it_lay(
+    made: tuple[Path, Manifest], tmp_path: Path, file: str, column: str, shares: bool
+) -> None:
+    folder, manifest = made
+    shutil.copytree(folder, tmp_path / "other")
+    rows = [row | {column: f"other/{row[column]}"} for row in pq.read_table(folder / file).to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "other" / file)
+    shared = Beside.of((folder, manifest), (tmp_path / "other", manifest)).shared
+    assert shared == (manifest.training["rows"]["test"] if shares else 0)
+
+
 def test_versions_that_share_no_test_rows_get_no_differences(made: tuple[Path, Manifest], tmp_path: Path) -> None:
     folder, manifest = made
     shutil.copytree(folder, tmp_path / "other")

@@ -1,6 +1,7 @@
 import io
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from regraft.answers import Labels
-from training.robustness import OF_IMAGES, OF_TEXTS, cut, measure, typos
+from regraft.preprocessing import ImagePreprocessor, ImageSpec
+from tests.images import file_of, plain
+from training.proof import thumbnail
+from training.robustness import OF_IMAGES, OF_TEXTS, cut, measure, of_files, typos
 from training.targets import target_for
 
 TEXTS = ["good " * 5 + f"word{number}" if number % 2 else "bad " * 5 + f"word{number}" for number in range(60)]
@@ -17,7 +21,15 @@ TARGET = target_for(Labels(("bad", "good")))
 OPTIONS = {"most": 40, "resamples": 100, "seed": 0}
 
 
-def spells(texts: Sequence[str]) -> NDArray[np.int64]:
+def network_of(channels: int) -> ImagePreprocessor:
+    half = (0.5,) * channels
+    return ImagePreprocessor(ImageSpec(height=32, width=32, channels=channels, mean=half, std=half, max_pixels=10_000))
+
+
+FILES = of_files(network_of(3))
+
+
+def spells(texts: Iterable[str]) -> NDArray[np.int64]:
     """Knows the word as it is spelt, in lower case."""
     return np.array([int("good" in text) for text in texts])
 
@@ -58,11 +70,32 @@ def test_a_text_keeps_at_least_a_word() -> None:
 
 
 def test_a_text_that_would_vanish_stays_as_it_is() -> None:
-    def none_is_empty(texts: Sequence[str]) -> NDArray[np.int64]:
-        assert all(text.strip() for text in texts)
-        return np.zeros(len(texts), dtype=np.int64)
+    def none_is_empty(texts: Iterable[str]) -> NDArray[np.int64]:
+        given = list(texts)
+        assert all(text.strip() for text in given)
+        return np.zeros(len(given), dtype=np.int64)
 
     measure(["a", "b"] * 20, np.zeros(40, dtype=np.int64), none_is_empty, TARGET, OF_TEXTS, **OPTIONS)
+
+
+def test_an_input_is_changed_when_the_answer_comes_to_it() -> None:
+    looked_up: list[int] = []
+
+    class Lazy(list[str]):
+        def __getitem__(self, index: Any) -> Any:
+            looked_up.append(int(index))
+            return super().__getitem__(index)
+
+    def answers(texts: Iterable[str]) -> NDArray[np.int64]:
+        before = len(looked_up)
+        numbers = []
+        for number, text in enumerate(texts, start=1):
+            assert len(looked_up) == before + number
+            numbers.append(len(text) % 2)
+        return np.array(numbers)
+
+    measure(Lazy(TEXTS), TRUTH, answers, TARGET, OF_TEXTS, **OPTIONS)
+    assert len(looked_up) == 40 * (1 + sum(map(len, OF_TEXTS.values())))
 
 
 def picture(dark: bool, seed: int) -> bytes:
@@ -82,7 +115,7 @@ def pixels(content: bytes) -> NDArray[np.float64]:
 def test_each_change_of_an_image_gets_worse_with_its_severity(change: str) -> None:
     content = picture(dark=False, seed=0)
     distances = []
-    for severity in OF_IMAGES[change]:
+    for severity in FILES[change]:
         changed = pixels(severity.change(content, random.Random(0)))
         assert changed.shape == (40, 60, 3)
         assert severity.change(content, random.Random(0)) == severity.change(content, random.Random(0))
@@ -92,11 +125,34 @@ def test_each_change_of_an_image_gets_worse_with_its_severity(change: str) -> No
 
 
 def test_images_get_curves_as_texts_do() -> None:
-    def bright(contents: Sequence[bytes]) -> NDArray[np.int64]:
+    def bright(contents: Iterable[bytes]) -> NDArray[np.int64]:
         return np.array([int(pixels(content).mean() > 128) for content in contents])
 
     contents = [picture(dark=number % 2 == 0, seed=number) for number in range(30)]
-    curves = measure(contents, np.arange(30) % 2, bright, TARGET, OF_IMAGES, **OPTIONS)
+    curves = measure(contents, np.arange(30) % 2, bright, TARGET, FILES, **OPTIONS)
     last = {curve.change: curve.points[-1].figures["accuracy"].value for curve in curves}
     assert last["blur"] == last["JPEG compression"] == 1.0
     assert last["darkness"] == last["glare"] == 0.5
+
+
+@pytest.mark.parametrize("change", OF_IMAGES)
+def test_a_picture_is_changed_as_the_network_decodes_it(change: str) -> None:
+    clear = plain((10, 20, 30, 0), "RGBA", (40, 40))
+    deep = file_of(Image.fromarray(np.full((40, 40), 0x8040, dtype=np.uint16)))
+    for content, looks in ((clear, 255), (deep, 128)):
+        for channels, mode in ((1, "L"), (3, "RGB")):
+            (severity, *_) = of_files(network_of(channels))[change]
+            changed = Image.open(io.BytesIO(severity.change(content, random.Random(0))))
+            expected = OF_IMAGES[change][0].change(Image.new(mode, (40, 40), (looks,) * channels), random.Random(0))
+            assert (changed.mode, changed.tobytes()) == (mode, expected.tobytes())
+    half = Image.new("RGBA", (40, 40), (200, 20, 30, 100))
+    (severity, *_) = of_files(network_of(4))[change]
+    changed = Image.open(io.BytesIO(severity.change(file_of(half), random.Random(0))))
+    assert (changed.mode, changed.getchannel("A").getextrema()) == ("RGBA", (100, 100))
+
+
+def test_damaged_tags_around_a_good_picture_stop_nothing() -> None:
+    content = file_of(Image.new("RGB", (40, 40)), "JPEG", exif=b"Exif\0\0no header at all")
+    for severities in FILES.values():
+        assert severities[0].change(content, random.Random(0))
+    assert thumbnail(content).startswith("data:image/jpeg")
