@@ -19,8 +19,12 @@ OWN = "float32."  # how names within the part that stays in float32 begin, so th
 def halve(source: Path, target: Path) -> None:
     """Write `source` to `target` with every weight and every step up to the network's outputs in float16."""
     model = infer_shapes(onnx.load(source))
+    given = _given(model.graph)
+    if not given:  # another's graph, of which nothing is told apart
+        onnx.save(convert_float_to_float16(model, keep_io_types=True), target)
+        return
     inputs, (answers, *others) = ([one.name for one in part] for part in (model.graph.input, model.graph.output))
-    given, whole = _given(model.graph), Extractor(model)
+    whole = Extractor(model)
     half = convert_float_to_float16(whole.extract_model(inputs, [*given, *others]), keep_io_types=True)
     last = whole.extract_model(given, [answers]).graph
     shared = {*given, answers, ""}
