@@ -61,10 +61,15 @@ def settings(tmp_path: Path) -> Settings:
         "drift": {"every_seconds": 1, "window": 100, "minimum": 50},
         "retraining": {"new_labels": 20},
     }
+    return settings_of(tmp_path, **sections)
+
+
+def settings_of(folder: Path, **sections: Any) -> Settings:
+    """Of a tiny task with these sections: ports that are free, and short intervals."""
     port, grpc_port, monitor_port = free_ports(3)
     return Settings.read(
-        task=tiny_task(tmp_path, **sections),
-        home=tmp_path / "home",
+        task=tiny_task(folder, **sections),
+        home=folder / "home",
         port=port,
         grpc_port=grpc_port,
         monitor_port=monitor_port,

@@ -10,8 +10,8 @@ from regraft import releases
 from regraft.answers import Numbers
 from regraft.eventlog import open_log
 from regraft.settings import Settings
-from tests.end_to_end.conftest import System, free_ports, running, wait_until
-from tests.fakes import tiny_task, tiny_version
+from tests.end_to_end.conftest import System, running, settings_of, wait_until
+from tests.fakes import tiny_version
 
 RANGE = Numbers(minimum=-100, maximum=100)
 
@@ -24,16 +24,7 @@ def settings(tmp_path: Path) -> Settings:
         "audit": {"rate": 1.0},
         "retraining": {"minimum_audits": 24, "new_labels": 24, "every": None, "on_drift": False},
     }
-    port, grpc_port, monitor_port = free_ports(3)
-    return Settings.read(
-        task=tiny_task(tmp_path, **sections),
-        home=tmp_path / "home",
-        port=port,
-        grpc_port=grpc_port,
-        monitor_port=monitor_port,
-        record_seconds=0.2,
-        judge_seconds=0.5,
-    )
+    return settings_of(tmp_path, **sections)
 
 
 def test_answers_that_are_too_far_off_ask_for_a_candidate(settings: Settings) -> None:
