@@ -46,6 +46,8 @@ class Team:
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Each becomes, in place, the mean over all processes."""
+        if self.count == 1:
+            return
         self.add_up(tensors)
         for tensor in tensors:
             tensor /= self.count
