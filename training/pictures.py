@@ -9,6 +9,9 @@ from typing import Any, ClassVar
 
 import fsspec
 from numpy.typing import NDArray
+from PIL.Image import Resampling
+from transformers import AutoImageProcessor
+from transformers.image_utils import SizeDict
 
 from regraft.errors import ConfigError, InvalidInput
 from regraft.inputs import reference_of
@@ -16,7 +19,7 @@ from regraft.preprocessing import ImagePreprocessor, ImageSpec
 from regraft.preprocessing.image import MODES, check_whole
 from regraft.sections import Backbone
 
-RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # as Pillow counts them
+SQUASHED = 384  # pixels from which on ConvNeXt's preprocessor cuts nothing
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -119,20 +122,27 @@ def _as_task_says(backbone: Backbone, told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_transformers_says(folder: Path) -> dict[str, Any]:
-    config = json.loads((folder / "preprocessor_config.json").read_text())
-    size, cut = config["size"], config.get("crop_size") if config.get("do_center_crop") else None
-    shortest = size.get("shortest_edge") if isinstance(size, dict) else None
-    wanted = cut or (shortest or size)
-    height, width = (wanted["height"], wanted["width"]) if isinstance(wanted, dict) else (wanted, wanted)
+    """What the file leaves out, the class that it names knows, or that of the network."""
+    told: Any = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+    size, cut = told.size, told.crop_size if told.do_center_crop else None
+    shortest = size.shortest_edge
+    part = getattr(told, "crop_pct", None) if shortest else None
+    if part and not cut and shortest >= SQUASHED:
+        shortest, part, size = None, None, SizeDict(height=shortest, width=shortest)
+    wanted = cut or size
+    height = wanted.height or shortest
+    channels = len(told.image_mean or "rgb")
+    mean, std = (told.image_mean, told.image_std) if told.do_normalize else ((0.0,) * channels, (1.0,) * channels)
+    scale = 255 * told.rescale_factor if told.do_rescale else 255
     return {
         "height": height,
-        "width": width,
-        "channels": len(config["image_mean"]),
-        "resize": "crop" if shortest else "squash",
-        "crop": min(height / shortest, 1.0) if shortest else 1.0,
-        "interpolation": RESAMPLING[config.get("resample", 2)],
-        "mean": tuple(config["image_mean"]),
-        "std": tuple(config["image_std"]),
+        "width": wanted.width or shortest,
+        "channels": channels,
+        "resize": "crop" if cut or shortest else "squash",
+        "crop": min(height / (shortest or size.height), 1.0) * (part or 1.0),
+        "interpolation": Resampling(told.resample).name.lower(),
+        "mean": tuple(value / scale for value in mean),
+        "std": tuple(value / scale for value in std),
     }
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from transformers import (
+    AutoImageProcessor,
     CLIPConfig,
     CLIPModel,
     ConvNextConfig,
@@ -49,7 +51,8 @@ SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "nu
 RESNET = {"hidden_sizes": [8, 16], "depths": [1, 1], "embedding_size": 8}
 READS = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 PAIR = {"vision_config": SMALL | {"intermediate_size": 32}, "text_config": READS}
-PREPARED = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+SQUARE = {"height": 32, "width": 32}
+PREPARED = {"size": SQUARE, "crop_size": SQUARE, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 def save(folder: Path, model: Any, **prepared: Any) -> Path:
@@ -157,24 +160,36 @@ def test_a_vision_transformer_is_fine_tuned_on_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prepared", "height", "resize", "crop"),
     [
-        ({}, 32, "squash", 1.0),
-        ({"size": 48}, 48, "squash", 1.0),
+        ({"image_processor_type": "ViTImageProcessor", "size": 48}, 48, "squash", 1.0),
+        ({"feature_extractor_type": "ViTFeatureExtractor"}, 224, "squash", 1.0),
+        ({"image_processor_type": "CLIPImageProcessor", "size": 64, "crop_size": 56}, 56, "crop", 0.875),
+        ({"image_processor_type": "DeiTImageProcessor"}, 224, "crop", 0.875),
+        ({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875}, 224, "crop", 0.875),
+        ({"image_processor_type": "ConvNextImageProcessor"}, 384, "squash", 1.0),
+        ({"image_processor_type": "PoolFormerImageProcessor"}, 224, "crop", 0.9),
+        ({"image_processor_type": "BitImageProcessor", "do_normalize": False}, 224, "crop", 1.0),
         (
-            {"size": {"shortest_edge": 64}, "do_center_crop": True, "crop_size": {"height": 56, "width": 56}},
-            56,
-            "crop",
-            0.875,
+            {"image_processor_type": "ViTImageProcessor", "do_rescale": False, "image_mean": [110, 120, 130]},
+            224,
+            "squash",
+            1.0,
         ),
-        ({"size": {"shortest_edge": 64}}, 64, "crop", 1.0),
     ],
+    ids=str,
 )
 def test_pictures_are_prepared_as_the_network_was_trained(
     prepared: dict[str, Any], height: int, resize: str, crop: float, tmp_path: Path
 ) -> None:
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PREPARED | prepared))
-    spec = open_image_files(tmp_path, 1_000_000).spec
-    assert (spec.height, spec.width, spec.resize, spec.crop) == (height, height, resize, crop)
-    assert (spec.mean, spec.interpolation) == ((0.5, 0.5, 0.5), "bicubic")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepared))
+    ours = open_image_files(tmp_path, 1_000_000)
+    assert (ours.spec.height, ours.spec.width, ours.spec.resize, ours.spec.crop) == (height, height, resize, crop)
+    rows, columns = np.indices((600, 600)) * 255 // 600
+    picture = Image.fromarray(np.stack([rows, columns, (rows + columns) // 2], axis=-1).astype(np.uint8))
+    picture.save(tmp_path / "picture.png")
+    theirs = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")(picture, return_tensors="np")["pixel_values"]
+    files: Any = ours.encode([str(tmp_path / "picture.png")])
+    mine = ours.collate(files)["pixels"]
+    assert np.abs(mine - theirs).mean() / theirs.std() < 0.02
 
 
 def test_a_network_that_takes_no_such_pictures_is_named(tmp_path: Path) -> None:
