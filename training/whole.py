@@ -27,8 +27,8 @@ RATE = 5e-4  # from scratch: AdamW's for small transformers and convolutional ne
 WARM_UP = 50  # batches
 PATIENCE = 6  # epochs without improvement
 SPREAD = 0.02  # of first weights, as BERT's
-# What is usual for fine-tuning: Devlin et al. 2019 took 2 to 4 epochs, at 5e-5 and less.
-TUNING_RATE = 5e-5
+# Devlin et al. 2019 took 2 to 4 epochs, at 5e-5 and less. In the stages' time these get further: docs/decisions.md.
+TUNING_RATE, TUNING_RATE_BATCH_NORMS = 2e-4, 1e-3
 TUNING_EPOCHS = 4
 TUNING_WARM_UP = 0.1  # of all batches
 DROPOUT = 0.1  # within the layers, as BERT and most after it were trained
@@ -85,10 +85,11 @@ def fine_tune_at_once(network: Network, source: Source, dtype: torch.dtype, budg
     """
     per_epoch = -(-len(source.parts.train) // source.task.training.batch_size)
     total = per_epoch * TUNING_EPOCHS
+    top = TUNING_RATE_BATCH_NORMS if network.has_batch_norms else TUNING_RATE
 
     def rate(step: int, over: float) -> float:
         done = max((step + 1) / total, over)
-        return TUNING_RATE * max(0.0, min(done / TUNING_WARM_UP, (1 - done) / (1 - TUNING_WARM_UP)))
+        return top * max(0.0, min(done / TUNING_WARM_UP, (1 - done) / (1 - TUNING_WARM_UP)))
 
     return _train(network, source, dtype, budget, Pace(rate, lambda moments: len(moments) == TUNING_EPOCHS))
 
