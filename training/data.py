@@ -86,11 +86,18 @@ def same_text(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def files_in(folder: Path) -> list[Path]:
+    """Also those of folders that are linked to; without hidden ones, such as desktops leave everywhere."""
+    found = {*folder.iterdir(), *folder.glob("*/**/*")}
+    return sorted(
+        one for one in found if one.is_file() and not any(name[0] == "." for name in one.relative_to(folder).parts)
+    )
+
+
 def file_hash(file: Path) -> str:
     """Of a folder: of the names and the contents of all files in it."""
     if file.is_dir():
-        inside = sorted(one for one in file.rglob("*") if one.is_file())
-        lines = (f"{one.relative_to(file).as_posix()}\0{file_hash(one)}\n" for one in inside)
+        lines = (f"{one.relative_to(file).as_posix()}\0{file_hash(one)}\n" for one in files_in(file))
         return hashlib.sha256("".join(lines).encode()).hexdigest()
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -154,7 +161,7 @@ def _records(file: Path, task: Task) -> Iterator[Record | BadRow]:
         return
     if task.input != "image":
         raise DataError(f"{file}: is a folder, and only images are read from folders; the task's input is {task.input}")
-    for one in sorted(one for one in (*file.iterdir(), *file.glob("*/**/*")) if one.is_file()):
+    for one in files_in(file):
         inside = one.relative_to(file)
         place = f"{file.name}/{inside.as_posix()}"
         if one.parent == file:

@@ -193,6 +193,7 @@ def test_folders_are_labels_and_what_is_no_image_is_a_bad_row(tmp_path: Path, ba
     (pictures / "red" / "notes.txt").write_text("words")
     (pictures / "red" / "half.png").write_bytes(png()[:900])
     (pictures / "stray.png").write_bytes(png())
+    (pictures / ".DS_Store").write_bytes(b"from a desktop")
     (pictures / "mauve").mkdir()
     (pictures / "mauve" / "1.png").write_bytes(png())
     task = write_task(tmp_path, backbone)
@@ -207,7 +208,19 @@ def test_folders_are_labels_and_what_is_no_image_is_a_bad_row(tmp_path: Path, ba
     assert table.bad[3].reason == "lies in no labelled folder"
     assert "the image is damaged" in table.bad[1].reason
     hashed = file_hash(pictures)
+    (pictures / "red" / ".DS_Store").write_bytes(b"from a desktop")
+    assert file_hash(pictures) == hashed
     (pictures / "red" / "0.png").write_bytes(png(77))
+    assert file_hash(pictures) != hashed
+
+
+def test_a_linked_folder_is_a_label_and_part_of_the_hash(tmp_path: Path, backbone: Path) -> None:
+    pictures = save_pictures(tmp_path / "pictures", 1)
+    (pictures / "red").rename(tmp_path / "elsewhere")
+    (pictures / "red").symlink_to(tmp_path / "elsewhere")
+    assert sorted(row.label for row in read(write_task(tmp_path, backbone)).rows) == sorted(COLOURS)
+    hashed = file_hash(pictures)
+    (tmp_path / "elsewhere" / "0.png").write_bytes(png(77))
     assert file_hash(pictures) != hashed
 
 
