@@ -87,8 +87,10 @@ def _quality(state: PolicyState, rules: Retraining) -> Reason | str:
     if under_floor:
         beyond = f"over {1 / rules.floor:.0%} of it" if error else f"under {rules.floor:.0%} of it"
         return Reason(ReasonCode.FLOOR, f"{figures}: {beyond}")
-    change = f"a rise of {live.value / validated - 1:.1%}" if error else f"a fall of {1 - live.value / validated:.1%}"
-    return Reason(ReasonCode.DROP, f"{figures}: {change}")
+    if not error:
+        return Reason(ReasonCode.DROP, f"{figures}: a fall of {1 - live.value / validated:.1%}")
+    rise = f"a rise of {live.value / validated - 1:.1%}" if validated else "a rise from none"
+    return Reason(ReasonCode.DROP, f"{figures}: {rise}")
 
 
 def _drop_in_words(drop: float, *, error: bool) -> str:

@@ -110,6 +110,11 @@ def test_a_drop_is_a_share_of_the_live_error(drop: float, error: float, code: Re
     assert any(one.endswith(said) for one in (*(reason.sentence for reason in decision.reasons), *decision.quiet))
 
 
+def test_a_version_without_error_in_validation_may_get_worse() -> None:
+    decision = due(state(accuracy=audited(0.2), validation=0.0, figure="mae"), Retraining(floor=0.0), NOW)
+    assert decision.reasons[0].sentence.endswith("a rise from none")
+
+
 @pytest.mark.parametrize(
     ("events", "fires"),
     [
