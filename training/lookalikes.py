@@ -29,7 +29,7 @@ Thumbnails = NDArray[np.uint8]
 Looks = Mapping[str, Thumbnails]  # (VALUES,) of each image, by its row's key
 
 
-def thumbnails(images: Iterable[Any], read: Callable[[Any], bytes] = bytes) -> Thumbnails:
+def thumbnails(images: Iterable[Any], read: Callable[[Any], bytes]) -> Thumbnails:
     """(images, VALUES): colours of encoded images, squeezed; each is `read` by the thread that decodes it, so that
     THREADS are held at once. Raises InvalidInput for what is no image."""
     spec = ImageSpec(

@@ -55,15 +55,15 @@ class Stage:
     layer_decay: float = FALL
 
 
-def plan(settings: Training, layers: int, rows: int, pace: Pace | None = None) -> list[Stage]:
-    """The stages for a backbone of so many layers and so many training rows; `pace` None is that of texts.
+def plan(settings: Training, layers: int, rows: int, pace: Pace) -> list[Stage]:
+    """The stages for a backbone of so many layers and so many training rows.
 
     Raises ConfigError for what seldom ends well, unless `training.force` is set: all layers at once, more and more
     layers on few rows, many epochs that nothing stops.
     """
     frozen = _frozen(settings, rows)
     first = boundary_of(frozen, layers)
-    (rate, fall), epochs = pace or Pace.of(settings, rows), _epochs(settings, rows)
+    (rate, fall), epochs = pace, _epochs(settings, rows)
     movable = first < layers or settings.adapter > 0  # contrasting moves vectors, and the head comes after them
     if movable and (settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT)):
         return [Stage(first, epochs, rate, objective="contrast", layer_decay=fall)]

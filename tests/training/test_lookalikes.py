@@ -32,14 +32,14 @@ def variants(seed: int) -> list[bytes]:
 
 def test_pictures_that_come_back_are_found_and_others_are_not() -> None:
     contents = [content for seed in range(40) for content in variants(seed)]
-    pairs = look_alike(thumbnails(contents), 0.98)
+    pairs = look_alike(thumbnails(contents, bytes), 0.98)
     assert len(pairs) == 4 * 40
     assert all(pair.first // 5 == pair.second // 5 for pair in pairs)
     assert min(pair.similarity for pair in pairs) >= 0.98
 
 
 def test_the_similarity_is_the_correlation_of_the_thumbnails() -> None:
-    images = thumbnails(variants(3)[::2])
+    images = thumbnails(variants(3)[::2], bytes)
     (pair,) = look_alike(images[:2], 0.9)
     assert pair.similarity == pytest.approx(np.corrcoef(images[0], images[1])[0, 1])
 
@@ -47,16 +47,16 @@ def test_the_similarity_is_the_correlation_of_the_thumbnails() -> None:
 def test_colour_counts() -> None:
     grey = picture(1).convert("L")
     tinted = [Image.merge("RGB", [grey if band == place else grey.point(lambda value: value // 3) for band in range(3)]) for place in range(2)]  # fmt: skip  # noqa: E501
-    assert look_alike(thumbnails([file_of(one) for one in tinted]), 0.98) == []
+    assert look_alike(thumbnails([file_of(one) for one in tinted], bytes), 0.98) == []
 
 
 @pytest.mark.parametrize("contents", [[], [png(1)], [plain("white"), plain("white"), plain("black")]])
 def test_few_and_empty_pictures_are_no_trouble(contents: list[bytes]) -> None:
-    assert look_alike(thumbnails(contents), 0.98) == []
+    assert look_alike(thumbnails(contents, bytes), 0.98) == []
 
 
 def test_thumbnails_are_the_same_whatever_is_beside_them() -> None:
-    alone, beside = thumbnails([png(1)]), thumbnails([png(2), png(1)])
+    alone, beside = thumbnails([png(1)], bytes), thumbnails([png(2), png(1)], bytes)
     assert (alone[0] == beside[1]).all()
     assert Image.open(io.BytesIO(png(1))).size == (64, 48)
 
@@ -71,7 +71,7 @@ def test_files_are_read_by_the_threads_that_decode_them(tmp_path: Path, monkeypa
     monkeypatch.setattr("training.lookalikes.read_image", read)
     file = tmp_path / "1.png"
     file.write_bytes(png(1))
-    assert (looks_of([Row("1", str(file), "a", "", content="1")])["1"] == thumbnails([png(1)])[0]).all()
+    assert (looks_of([Row("1", str(file), "a", "", content="1")])["1"] == thumbnails([png(1)], bytes)[0]).all()
     assert threading.main_thread() not in readers
 
 

@@ -2,17 +2,21 @@ import pytest
 
 from regraft.errors import ConfigError
 from regraft.sections import Training
-from training.stages import FEW, FEWEST_BATCHES, Pace, plan
+from training.stages import FEW, FEWEST_BATCHES, Pace, Stage, plan
 
 LAYERS = 10
 
 
+def planned(settings: Training, layers: int, rows: int) -> list[Stage]:
+    return plan(settings, layers, rows, Pace.of(settings, rows))
+
+
 def boundaries(rows: int = 10_000, **settings: object) -> list[int]:
-    return [stage.boundary for stage in plan(Training.model_validate(settings), LAYERS, rows)]
+    return [stage.boundary for stage in planned(Training.model_validate(settings), LAYERS, rows)]
 
 
 def test_each_stage_thaws_a_fifth_of_the_layers_more_at_a_tenth_of_the_rate() -> None:
-    stages = plan(Training(frozen=0.7, stages=3, learning_rate=1e-3, epochs=5, stage_epochs=3), LAYERS, 10_000)
+    stages = planned(Training(frozen=0.7, stages=3, learning_rate=1e-3, epochs=5, stage_epochs=3), LAYERS, 10_000)
     assert [stage.boundary for stage in stages] == [7, 5, 3]
     assert [stage.learning_rate for stage in stages] == pytest.approx([1e-3, 1e-4, 1e-5])
     assert [stage.epochs for stage in stages] == [5, 3, 3]
@@ -39,20 +43,20 @@ def test_the_pace_suits_rows_and_network_unless_the_task_says_otherwise(
 
 
 def test_each_stage_thaws_at_least_one_layer_and_none_below_the_first() -> None:
-    assert [stage.boundary for stage in plan(Training(frozen=0.75, stages=4), 3, 10_000)] == [2, 1, 0]
+    assert [stage.boundary for stage in planned(Training(frozen=0.75, stages=4), 3, 10_000)] == [2, 1, 0]
     assert boundaries(frozen=1.0, stages=2) == [10, 8]
 
 
 def test_next_to_no_rows_get_more_epochs() -> None:
-    assert plan(Training(epochs=4, batch_size=32, few_shot="off"), LAYERS, 24)[0].epochs == FEWEST_BATCHES
-    assert plan(Training(epochs=4, batch_size=32), LAYERS, 10_000)[0].epochs == 4
+    assert planned(Training(epochs=4, batch_size=32, few_shot="off"), LAYERS, 24)[0].epochs == FEWEST_BATCHES
+    assert planned(Training(epochs=4, batch_size=32), LAYERS, 10_000)[0].epochs == 4
 
 
 def test_contrasting_is_one_stage_of_its_own() -> None:
-    (stage,) = plan(Training(few_shot="on"), LAYERS, 60)
+    (stage,) = planned(Training(few_shot="on"), LAYERS, 60)
     assert (stage.objective, stage.boundary) == ("contrast", 7)
-    assert all(stage.objective == "classify" for stage in plan(Training(few_shot="off"), LAYERS, 60))
-    (immovable,) = plan(Training(few_shot="on", frozen=1.0, stages=1), LAYERS, 60)
+    assert all(stage.objective == "classify" for stage in planned(Training(few_shot="off"), LAYERS, 60))
+    (immovable,) = planned(Training(few_shot="on", frozen=1.0, stages=1), LAYERS, 60)
     assert immovable.objective == "classify"
 
 
@@ -62,10 +66,10 @@ def test_one_stage_is_the_default_and_more_may_be_asked_for_where_there_are_rows
 
 
 def test_few_rows_move_fewer_layers_for_longer() -> None:
-    many, few = (plan(Training(), LAYERS, rows)[0] for rows in (FEW, FEW - 1))
+    many, few = (planned(Training(), LAYERS, rows)[0] for rows in (FEW, FEW - 1))
     assert (many.boundary, many.epochs, many.revisit, many.settle) == (3, 2, 0.5, 0.5)
     assert (few.boundary, few.epochs, few.revisit, few.settle) == (7, 4, 1.0, 0.0)
-    stages = plan(Training(revisit=0.2, settle=0.0, stages=2), LAYERS, FEW)
+    stages = planned(Training(revisit=0.2, settle=0.0, stages=2), LAYERS, FEW)
     assert [(stage.revisit, stage.settle) for stage in stages] == [(0.2, 0.0)] * 2
 
 
@@ -89,4 +93,4 @@ def test_many_epochs_that_stop_early_are_allowed() -> None:
 
 
 def test_a_backbone_without_layers_to_thaw_has_one_stage_and_is_not_refused() -> None:
-    assert [stage.boundary for stage in plan(Training(stages=3), 0, 10_000)] == [0]
+    assert [stage.boundary for stage in planned(Training(stages=3), 0, 10_000)] == [0]
