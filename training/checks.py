@@ -53,13 +53,13 @@ class Findings:
     def lines(self) -> list[str]:
         """All but the errors, in words, the long lists cut."""
         lines = [f"{self.rows} rows: {self.spread}"]
-        lines += cut(f"{len(self.bad)} bad rows left out", [str(row) for row in self.bad])
+        lines += cut(f"bad rows, left out ({len(self.bad)})", [str(row) for row in self.bad])
         if self.duplicates:
             apart = "" if self.leaks else "; each input stands in one part only"
-            lines.append(f"{self.duplicates} rows repeat an input{apart}")
-        lines += cut(f"{len(self.near_duplicates)} rows nearly repeat another", self.near_duplicates)
-        lines += cut(f"{len(self.conflicts)} inputs have more than one label", [str(one) for one in self.conflicts])
-        lines += cut(f"{len(self.suspects)} labels may be wrong, the likeliest first", self.suspects)
+            lines.append(f"rows that repeat an input: {self.duplicates}{apart}")
+        lines += cut(f"rows that nearly repeat another ({len(self.near_duplicates)})", self.near_duplicates)
+        lines += cut(f"inputs with more than one label ({len(self.conflicts)})", [str(one) for one in self.conflicts])
+        lines += cut(f"labels that may be wrong, the likeliest first ({len(self.suspects)})", self.suspects)
         lines.append("split: " + ", ".join(f"{part['rows']} {name}" for name, part in self.parts.items()))
         return lines + self.notes
 

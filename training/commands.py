@@ -185,6 +185,7 @@ def _share_the_processor() -> None:
 
 
 def _log_to_terminal() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
-    for name in ("httpx", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """What our own code says of how it goes, and of others what they warn of."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("training", "regraft"):
+        logging.getLogger(name).setLevel(logging.INFO)

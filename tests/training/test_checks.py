@@ -46,7 +46,7 @@ def test_repeats_conflicts_imbalance_and_few_rows_are_said(tmp_path: Path) -> No
     many = b"".join(b"a%d,text %d,yes\n" % (n, n) for n in range(30))
     lines = said(task_of(tmp_path, GOOD + many + b"x,ONE,yes\ny,  one ,no\n"))
     assert "34 rows: 2 no, 32 yes" in lines
-    assert "2 rows repeat an input; each input stands in one part only" in lines
+    assert "rows that repeat an input: 2; each input stands in one part only" in lines
     assert "'one' is yes at data.csv:2, data.csv:34; no at data.csv:35" in lines
     assert "only 34 labelled rows" in lines
     assert "contrastive few-shot training" in lines
@@ -56,7 +56,9 @@ def test_repeats_conflicts_imbalance_and_few_rows_are_said(tmp_path: Path) -> No
 def test_near_duplicates_and_large_groups_are_said(tmp_path: Path) -> None:
     alike = b"".join(b"a%d,the parcel that I was sent on Monday never came %d,yes\n" % (n, n) for n in range(4))
     lines = said(task_of(tmp_path, GOOD + alike))
-    assert re.search(r"3 rows nearly repeat another:\n  data.csv:\d and data.csv:\d: 9\d% the same text\n", lines)
+    assert re.search(
+        r"rows that nearly repeat another \(3\):\n  data.csv:\d and data.csv:\d: 9\d% the same text\n", lines
+    )
     assert "4 rows, among them data.csv:4, belong together and stand in one part" in lines
 
 
@@ -83,7 +85,7 @@ def test_a_leak_is_refused() -> None:
 def test_where_people_parted_a_repeat_nothing_else_is_said_of_it(tmp_path: Path) -> None:
     content = b"text,label,part\none,yes,train\none,yes,test\ntwo,no,validation\n"
     lines = said(task_of(tmp_path, content, columns={"part": "part"})).splitlines()
-    assert "1 rows repeat an input" in lines
+    assert "rows that repeat an input: 1" in lines
 
 
 def test_findings_are_json_too(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def folder(published: tuple[Settings, Result]) -> Path:
 def test_train_says_what_it_found_and_how_good_it_got(published: tuple[Settings, Result]) -> None:
     said = published[1].output
     assert "unknown label 'no such label'" in said
-    assert "1 inputs have more than one label" in said
+    assert "inputs with more than one label (1)" in said
     for row in (
         "version first",
         "at random",
@@ -102,7 +102,7 @@ def test_check_says_the_same_and_trains_nothing(published: tuple[Settings, Resul
     settings, _ = published
     said = regraft(settings.task, "check")
     assert said.exit_code == 0
-    assert "1 bad rows left out" in said.output
+    assert "bad rows, left out (1)" in said.output
     assert re.search(r"split: \d+ train, \d+ validation, \d+ test", said.output)
     assert "bert, licence apache-2.0; it takes text in a vocabulary of 1,132 tokens, at most 64" in said.output
     assert "pre-trained on made-up, as its model card says" in said.output
