@@ -30,7 +30,7 @@ from training.network import Network
 from training.outputs import Outputs
 from training.processes import ALONE, Team
 from training.progress import Progress
-from training.stages import Pace, plan
+from training.stages import Rates, plan
 from training.targets import Target, target_of
 
 SUFFIX = "suffix.safetensors"  # in a version: all that differs from the backbone
@@ -172,8 +172,8 @@ def _learn(
         ).to(team.device)
         network.drop_out(settings.dropout)
     rows = len(source.parts.train)
-    pace = Pace.of(settings, rows, pictures=source.task.input == "image", batch_norms=network.has_batch_norms)
-    stages = plan(settings, len(network.encoder.layers), rows, pace)
+    rates = Rates.of(settings, rows, pictures=source.task.input == "image", batch_norms=network.has_batch_norms)
+    stages = plan(settings, len(network.encoder.layers), rows, rates)
     network.unfreeze(stages[-1].boundary)
     untouched = network.trained_state()
     if warm is not None:

@@ -23,18 +23,18 @@ FEWEST_BATCHES = 30  # of the first stage
 MOST_EPOCHS = 50  # without early stopping
 
 
-class Pace(NamedTuple):
+class Rates(NamedTuple):
     """The head's learning rate, and what each layer group's is times that of the one above it."""
 
-    rate: float
+    head: float
     fall: float
 
     @classmethod
-    def of(cls, settings: Training, rows: int, *, pictures: bool = False, batch_norms: bool = False) -> "Pace":
+    def of(cls, settings: Training, rows: int, *, pictures: bool = False, batch_norms: bool = False) -> "Rates":
         """As the task says, else as it suits so many training rows, their kind, and what the last layers hold."""
-        rate = RATE_BATCH_NORMS if batch_norms else RATE
+        head = RATE_BATCH_NORMS if batch_norms else RATE
         fall = FALL_FEW if rows < FEW or (pictures and not batch_norms) else FALL
-        return cls(settings.learning_rate or rate, settings.layer_decay or fall)
+        return cls(settings.learning_rate or head, settings.layer_decay or fall)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Stage:
     layer_decay: float = FALL
 
 
-def plan(settings: Training, layers: int, rows: int, pace: Pace) -> list[Stage]:
+def plan(settings: Training, layers: int, rows: int, rates: Rates) -> list[Stage]:
     """The stages for a backbone of so many layers and so many training rows.
 
     Raises ConfigError for what seldom ends well, unless `training.force` is set: all layers at once, more and more
@@ -63,7 +63,7 @@ def plan(settings: Training, layers: int, rows: int, pace: Pace) -> list[Stage]:
     """
     frozen = _frozen(settings, rows)
     first = boundary_of(frozen, layers)
-    (rate, fall), epochs = pace, _epochs(settings, rows)
+    (rate, fall), epochs = rates, _epochs(settings, rows)
     movable = first < layers or settings.adapter > 0  # contrasting moves vectors, and the head comes after them
     if movable and (settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT)):
         return [Stage(first, epochs, rate, objective="contrast", layer_decay=fall)]

@@ -2,13 +2,13 @@ import pytest
 
 from regraft.errors import ConfigError
 from regraft.sections import Training
-from training.stages import FEW, FEWEST_BATCHES, Pace, Stage, plan
+from training.stages import FEW, FEWEST_BATCHES, Rates, Stage, plan
 
 LAYERS = 10
 
 
 def planned(settings: Training, layers: int, rows: int) -> list[Stage]:
-    return plan(settings, layers, rows, Pace.of(settings, rows))
+    return plan(settings, layers, rows, Rates.of(settings, rows))
 
 
 def boundaries(rows: int = 10_000, **settings: object) -> list[int]:
@@ -32,12 +32,12 @@ def test_each_stage_thaws_a_fifth_of_the_layers_more_at_a_tenth_of_the_rate() ->
         (FEW - 1, {"pictures": True, "batch_norms": True}, (3e-3, 0.5)),
     ],
 )
-def test_the_pace_suits_rows_and_network_unless_the_task_says_otherwise(
+def test_the_rates_suit_rows_and_network_unless_the_task_says_otherwise(
     rows: int, kind: dict[str, bool], expected: tuple[float, float]
 ) -> None:
-    assert Pace.of(Training(), rows, **kind) == expected
-    assert Pace.of(Training(learning_rate=1e-4, layer_decay=0.3), rows, **kind) == (1e-4, 0.3)
-    first, second = plan(Training(stages=2, force=True), LAYERS, rows, Pace(0.1, 0.7))
+    assert Rates.of(Training(), rows, **kind) == expected
+    assert Rates.of(Training(learning_rate=1e-4, layer_decay=0.3), rows, **kind) == (1e-4, 0.3)
+    first, second = plan(Training(stages=2, force=True), LAYERS, rows, Rates(0.1, 0.7))
     assert (first.learning_rate, second.learning_rate) == pytest.approx((0.1, 0.01))
     assert (first.layer_decay, second.layer_decay) == (0.7, 0.7)
 
