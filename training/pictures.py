@@ -11,7 +11,6 @@ import fsspec
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 from transformers import AutoImageProcessor
-from transformers.image_utils import SizeDict
 
 from regraft.errors import ConfigError, InvalidInput
 from regraft.inputs import reference_of
@@ -19,6 +18,7 @@ from regraft.preprocessing import ImagePreprocessor, ImageSpec
 from regraft.preprocessing.image import MODES, check_whole
 from regraft.sections import Backbone
 
+COLOURS = 3
 SQUASHED = 384  # pixels from which on ConvNeXt's preprocessor cuts nothing
 
 
@@ -127,19 +127,18 @@ def _as_transformers_says(folder: Path) -> dict[str, Any]:
     size, cut = told.size, told.crop_size if told.do_center_crop else None
     shortest = size.shortest_edge
     part = getattr(told, "crop_pct", None) if shortest else None
-    if part and not cut and shortest >= SQUASHED:
-        shortest, part, size = None, None, SizeDict(height=shortest, width=shortest)
+    squashed = not cut and (not shortest or (part and shortest >= SQUASHED))
     wanted = cut or size
     height = wanted.height or shortest
-    channels = len(told.image_mean or "rgb")
+    channels = len(told.image_mean) if told.image_mean else COLOURS
     mean, std = (told.image_mean, told.image_std) if told.do_normalize else ((0.0,) * channels, (1.0,) * channels)
     scale = 255 * told.rescale_factor if told.do_rescale else 255
     return {
         "height": height,
         "width": wanted.width or shortest,
         "channels": channels,
-        "resize": "crop" if cut or shortest else "squash",
-        "crop": min(height / (shortest or size.height), 1.0) * (part or 1.0),
+        "resize": "squash" if squashed else "crop",
+        "crop": 1.0 if squashed else min(height / (shortest or size.height), 1.0) * (part or 1.0),
         "interpolation": Resampling(told.resample).name.lower(),
         "mean": tuple(value / scale for value in mean),
         "std": tuple(value / scale for value in std),

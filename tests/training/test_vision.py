@@ -158,31 +158,39 @@ def test_a_vision_transformer_is_fine_tuned_on_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prepared", "height", "resize", "crop"),
+    ("prepared", "height", "resize", "crop", "interpolation"),
     [
-        ({"image_processor_type": "ViTImageProcessor", "size": 48}, 48, "squash", 1.0),
-        ({"feature_extractor_type": "ViTFeatureExtractor"}, 224, "squash", 1.0),
-        ({"image_processor_type": "CLIPImageProcessor", "size": 64, "crop_size": 56}, 56, "crop", 0.875),
-        ({"image_processor_type": "DeiTImageProcessor"}, 224, "crop", 0.875),
-        ({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875}, 224, "crop", 0.875),
-        ({"image_processor_type": "ConvNextImageProcessor"}, 384, "squash", 1.0),
-        ({"image_processor_type": "PoolFormerImageProcessor"}, 224, "crop", 0.9),
-        ({"image_processor_type": "BitImageProcessor", "do_normalize": False}, 224, "crop", 1.0),
+        ({"image_processor_type": "ViTImageProcessor", "size": 48}, 48, "squash", 1.0, "bilinear"),
+        ({"feature_extractor_type": "ViTFeatureExtractor"}, 224, "squash", 1.0, "bilinear"),
+        ({"image_processor_type": "CLIPImageProcessor", "size": 64, "crop_size": 56}, 56, "crop", 0.875, "bicubic"),
+        ({"image_processor_type": "DeiTImageProcessor"}, 224, "crop", 0.875, "bicubic"),
+        (
+            {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875},
+            224,
+            "crop",
+            0.875,
+            "bicubic",
+        ),
+        ({"image_processor_type": "ConvNextImageProcessor"}, 384, "squash", 1.0, "bicubic"),
+        ({"image_processor_type": "PoolFormerImageProcessor"}, 224, "crop", 0.9, "bicubic"),
+        ({"image_processor_type": "BitImageProcessor", "do_normalize": False}, 224, "crop", 1.0, "bicubic"),
         (
             {"image_processor_type": "ViTImageProcessor", "do_rescale": False, "image_mean": [110, 120, 130]},
             224,
             "squash",
             1.0,
+            "bilinear",
         ),
     ],
     ids=str,
 )
 def test_pictures_are_prepared_as_the_network_was_trained(
-    prepared: dict[str, Any], height: int, resize: str, crop: float, tmp_path: Path
+    prepared: dict[str, Any], height: int, resize: str, crop: float, interpolation: str, tmp_path: Path
 ) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepared))
     ours = open_image_files(tmp_path, 1_000_000)
     assert (ours.spec.height, ours.spec.width, ours.spec.resize, ours.spec.crop) == (height, height, resize, crop)
+    assert ours.spec.interpolation == interpolation
     rows, columns = np.indices((600, 600)) * 255 // 600
     picture = Image.fromarray(np.stack([rows, columns, (rows + columns) // 2], axis=-1).astype(np.uint8))
     picture.save(tmp_path / "picture.png")
