@@ -88,7 +88,7 @@ def same_text(text: str) -> str:
 
 def files_in(folder: Path) -> list[Path]:
     """Also those of folders that are linked to; without hidden ones, such as desktops leave everywhere."""
-    found = {*folder.iterdir(), *folder.glob("*/**/*")}
+    found = (*folder.iterdir(), *folder.glob("*/**/*"))
     return sorted(
         one for one in found if one.is_file() and not any(name[0] == "." for name in one.relative_to(folder).parts)
     )
