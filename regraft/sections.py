@@ -125,6 +125,9 @@ class Training(Section):
     )
     schedule: Literal["cosine", "step"] = Field("cosine", description="how the rate falls within a stage")
     drop_epochs: int = Field(4, ge=1, description="epochs after each of which the step schedule divides by ten")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5, description="how much of the mean of gradients stays from batch to batch; 0.9 for pictures and numbers"
+    )
     weight_decay: float | None = Field(None, ge=0, description="None: 1e-3, or 1e-4 where there are few training rows")
     warmup: Fraction = 0.1
     loss: Literal["auto", "cross_entropy", "focal", "mse", "huber"] = Field(

@@ -12,6 +12,7 @@ from training.stages import FEW, Stage
 
 CLIP = 1.0
 WEIGHT_DECAY, WEIGHT_DECAY_FEW = 1e-3, 1e-4
+SQUARES = 0.999  # of gradients: how much of their mean stays from step to step
 
 
 def make_optimizer(network: Network, stage: Stage, settings: Training, rows: int) -> torch.optim.Optimizer:
@@ -23,7 +24,8 @@ def make_optimizer(network: Network, stage: Stage, settings: Training, rows: int
     decay = settings.weight_decay
     if decay is None:
         decay = WEIGHT_DECAY if rows >= FEW else WEIGHT_DECAY_FEW
-    return torch.optim.AdamW(groups, lr=stage.learning_rate, weight_decay=decay, fused=True)
+    betas = (settings.momentum, SQUARES)
+    return torch.optim.AdamW(groups, lr=stage.learning_rate, betas=betas, weight_decay=decay, fused=True)
 
 
 def set_learning_rate(

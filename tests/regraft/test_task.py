@@ -52,6 +52,12 @@ def test_a_request_to_an_image_task_may_be_larger(tmp_path: Path) -> None:
     assert Task.load(write(tmp_path, images + "serving: {max_body_bytes: 5000}\n")).serving.max_body_bytes == 5000
 
 
+def test_pictures_and_numbers_keep_the_usual_momentum_unless_the_task_says_otherwise(tmp_path: Path) -> None:
+    pictures, asked = SMALL + "input: image\n", "training: {momentum: 0.3}\n"
+    kinds = (SMALL, pictures, NUMBERS, pictures + asked, NUMBERS + asked)
+    assert [Task.load(write(tmp_path, text)).training.momentum for text in kinds] == [0.5, 0.9, 0.9, 0.3, 0.3]
+
+
 def test_of_numbers_each_epoch_is_like_the_first_unless_the_task_says_otherwise(
     tmp_path: Path,
 ) -> None:

@@ -96,7 +96,7 @@ def stopping_at(steps: Sequence[int]) -> Any:
     return train_until_killed
 
 
-TWO_STAGES = (Stage(3, 2, 2e-2), Stage(2, 1, 1e-2))
+TWO_STAGES = (Stage(3, 2, 3e-2), Stage(2, 1, 1e-2))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,13 @@ def test_it_returns_to_the_best(task: Task, tmp_path: Path, loss: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"loss": "focal", "label_weights": "balanced"}, {"adapter": 2}, {"token_dropout": 0.1}, {"schedule": "step"}],
+    [
+        {},
+        {"loss": "focal", "label_weights": "balanced"},
+        {"adapter": 2, "learning_rate": 1e-2},
+        {"token_dropout": 0.1},
+        {"schedule": "step"},
+    ],
     ids=str,
 )
 def test_it_learns(task: Task, tmp_path: Path, settings: dict[str, object]) -> None:
@@ -329,6 +335,13 @@ def test_the_weight_decay_is_softer_on_few_rows(task: Task, tmp_path: Path, rows
     assert {group["weight_decay"] for group in optimizer.param_groups} == {decay}
     asked = make_optimizer(network, Stage(3, 1, 1.0), Training(weight_decay=0.0), rows)
     assert {group["weight_decay"] for group in asked.param_groups} == {0.0}
+
+
+def test_a_task_says_how_much_of_the_gradients_mean_stays(task: Task, tmp_path: Path) -> None:
+    network = Bench(task, tmp_path).network
+    for settings, momentum in ((Training(), 0.5), (Training(momentum=0.2), 0.2)):
+        optimizer = make_optimizer(network, Stage(3, 1, 1.0), settings, rows=1000)
+        assert {group["betas"] for group in optimizer.param_groups} == {(momentum, 0.999)}
 
 
 def test_the_curves_of_both_parts_are_on_comparable_axes(task: Task, tmp_path: Path) -> None:
