@@ -37,7 +37,7 @@ from regraft.sections import (
 
 IMAGE_BODY_BYTES = 10_000_000
 ALIKE_IMAGES = 0.995  # correlation of thumbnails
-USUAL = {"revisit": 1.0, "settle": 0.0, "momentum": 0.9}  # where what serves texts with labels was not seen to serve
+USUAL_TRAINING = {"revisit": 1.0, "settle": 0.0, "momentum": 0.9}  # of all but texts with labels
 
 
 class Task(Section):
@@ -74,9 +74,9 @@ class Task(Section):
         if values.get("input") == "image":
             defaults["serving"] = {"max_body_bytes": IMAGE_BODY_BYTES}
             defaults["data"] = {"near_duplicates": ALIKE_IMAGES}
-            defaults["training"] = {"frozen": 0.75, "epochs": 4} | USUAL
+            defaults["training"] = {"frozen": 0.75, "epochs": 4} | USUAL_TRAINING
         if values.get("kind") == "regression":
-            defaults["training"] = defaults.get("training", {}) | {"few_shot": "off"} | USUAL
+            defaults["training"] = defaults.get("training", {}) | {"few_shot": "off"} | USUAL_TRAINING
         sections = {name: values.get(name, {}) for name in defaults}
         return values | {name: defaults[name] | one for name, one in sections.items() if isinstance(one, dict)}
 
