@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regraft.preprocessing import Encoded
+from training.inference import infer
 from training.network import Hidden, Network
-from training.precision import computing
 from training.processes import ALONE, Team
 
 PREFIX_BATCH = 32
@@ -75,18 +75,21 @@ def hidden_states(
     states: Tensor | None = None
     device = network.head.weight.device
     network.learning_mode(on=False)
-    with torch.no_grad(), computing(dtype, device):
-        for number, indices in enumerate(batches_by_length(lengths, PREFIX_BATCH)):
-            if states is not None and number % team.local_count != team.local_index:
-                continue
-            tensors = preprocessor.collate([encodings[index] for index in indices])
-            inputs = [torch.from_numpy(values).to(device) for values in tensors.values()]
-            hidden = network.prefix(*inputs).states.cpu()
-            if states is None:
-                in_memory = cache_bytes if team.local_count == 1 else 0
-                states = _room(int(starts[-1]), hidden.shape[2], dtype, in_memory, file)
-            for row, index in enumerate(indices):
-                states[starts[index] : starts[index + 1]] = hidden[row, : starts[index + 1] - starts[index]]
+
+    def keep(indices: list[int]) -> None:
+        nonlocal states
+        tensors = preprocessor.collate([encodings[index] for index in indices])
+        inputs = [torch.from_numpy(values).to(device) for values in tensors.values()]
+        hidden = network.prefix(*inputs).states.cpu()
+        if states is None:
+            in_memory = cache_bytes if team.local_count == 1 else 0
+            states = _room(int(starts[-1]), hidden.shape[2], dtype, in_memory, file)
+        for row, index in enumerate(indices):
+            states[starts[index] : starts[index + 1]] = hidden[row, : starts[index + 1] - starts[index]]
+
+    first, *others = batches_by_length(lengths, PREFIX_BATCH)
+    infer(keep, [first], dtype, device)  # which makes room for all
+    infer(keep, others[team.local_index :: team.local_count][::-1], dtype, device)  # the longest are not left for last
     team.wait()
     assert states is not None, "there are no examples"
     return HiddenStates(states, starts)

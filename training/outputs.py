@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from training.cache import HiddenStates, batches_by_length
+from training.inference import infer
 from training.network import Network
-from training.precision import computing
 from training.processes import ALONE, Team
 
 EVALUATION_BATCH = 64
@@ -29,10 +29,13 @@ def over_all(network: Network, hidden: HiddenStates, dtype: torch.dtype, team: T
     device = network.head.weight.device
     widths = (network.width, network.width, network.head.out_features)
     outputs = [torch.zeros(len(hidden), width) for width in widths]
-    with torch.no_grad(), computing(dtype, device):
-        for indices in list(batches_by_length(hidden.lengths.tolist(), EVALUATION_BATCH))[team.part]:
-            for whole, part in zip(outputs, network.suffix(hidden.batch(indices).to(device)), strict=True):
-                whole[indices] = part.float().cpu()
+
+    def keep(indices: list[int]) -> None:
+        for whole, part in zip(outputs, network.suffix(hidden.batch(indices).to(device)), strict=True):
+            whole[indices] = part.float().cpu()
+
+    batches = list(batches_by_length(hidden.lengths.tolist(), EVALUATION_BATCH))
+    infer(keep, batches[team.part][::-1], dtype, device)  # the longest are not left for last
     team.add_up(outputs)
     return Outputs(*(whole.numpy() for whole in outputs))
 

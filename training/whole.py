@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from training.cache import batches_by_length
 from training.epochs import epoch_batches
+from training.inference import infer
 from training.learning import Source
 from training.losses import Loss
 from training.network import Network
@@ -184,9 +185,11 @@ def _outputs(network: Network, part: _Part, dtype: torch.dtype) -> Tensor:
     device = network.head.weight.device
     network.eval()
     outputs = torch.empty(len(part.encodings), network.head.out_features)
-    with torch.no_grad(), computing(dtype, device):
-        for indices in part.batches():
-            outputs[indices] = network(*part.inputs(indices, device)).logits.float().cpu()
+
+    def keep(indices: list[int]) -> None:
+        outputs[indices] = network(*part.inputs(indices, device)).logits.float().cpu()
+
+    infer(keep, part.batches(), dtype, device)
     return outputs
 
 
