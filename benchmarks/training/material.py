@@ -33,8 +33,9 @@ class DataSet:
 
 AMAZON = DataSet("amazon", "text", ("amazon.csv", "amazon_live.csv"))
 TWEETS = DataSet("tweets", "text", ("tweets.csv", "tweets_unseen.csv"))
+FILMS = DataSet("films", "text", ("films.csv",))
 PICTURES = DataSet("fashion", "image", ())
-DATA = {one.name: one for one in (AMAZON, TWEETS, PICTURES)}
+DATA = {one.name: one for one in (AMAZON, TWEETS, FILMS, PICTURES)}
 
 
 def job_of(data: DataSet, seed: int, rate: float | None) -> Job:
