@@ -107,7 +107,7 @@ class Training(Section):
     settle: Fraction | None = Field(
         None,
         description="share of the layers that learn, from the lowest, which do so in a stage's first epoch alone; None:"
-        " 0.5, or none of them on few rows, of pictures and of numbers",
+        " 0.75, or none of them on few rows, of pictures and of numbers",
     )
     stages: int = Field(1, ge=1, le=4, description="2 or 3 let more layers learn afterwards, where that is better")
     thaw: Share = Field(0.2, description="share of the layers that each further stage adds to those that learn")

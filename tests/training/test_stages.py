@@ -67,7 +67,7 @@ def test_one_stage_is_the_default_and_more_may_be_asked_for_where_there_are_rows
 
 def test_few_rows_move_fewer_layers_for_longer() -> None:
     many, few = (planned(Training(), LAYERS, rows)[0] for rows in (FEW, FEW - 1))
-    assert (many.boundary, many.epochs, many.revisit, many.settle) == (3, 2, 0.5, 0.5)
+    assert (many.boundary, many.epochs, many.revisit, many.settle) == (3, 2, 0.5, 0.75)
     assert (few.boundary, few.epochs, few.revisit, few.settle) == (7, 4, 1.0, 0.0)
     stages = planned(Training(revisit=0.2, settle=0.0, stages=2), LAYERS, FEW)
     assert [(stage.revisit, stage.settle) for stage in stages] == [(0.2, 0.0)] * 2
