@@ -15,8 +15,8 @@ def infer(
     """Call `run` with each of `batches`, without gradients, matrix products in `dtype`.
 
     On a CPU as many run at once as torch has threads, each in one thread: so none waits for the others after every
-    operation, which is a tenth faster than all threads on one batch, and what comes out does not depend on how many
-    there are.
+    operation, which is a tenth faster than all threads on one batch, takes the memory of so many batches, and gives the
+    same however many there are. Sorted by length, the longest should come first: one at the end is waited for.
     """
     todo, threads = iter(list(batches)), torch.get_num_threads() if device.type == "cpu" else 1
 
