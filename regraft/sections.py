@@ -133,7 +133,10 @@ class Training(Section):
     loss: Literal["auto", "cross_entropy", "focal", "mse", "huber"] = Field(
         "auto", description="auto: focal at 10:1 or worse; of numbers Huber's where there are outliers, else mse"
     )
-    label_weights: Literal["equal", "balanced"] = Field("equal", description="balanced: rare labels count for more")
+    label_weights: Literal["equal", "root", "balanced"] = Field(
+        "equal",
+        description="of rare labels rows count for more; balanced: for as much as they are rarer, root: its root",
+    )
     few_shot: Literal["auto", "on", "off"] = Field(
         "auto", description="contrast labels, then fit the head to what comes of it; auto: on few training rows"
     )

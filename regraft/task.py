@@ -107,7 +107,7 @@ class Task(Section):
         """What only one kind of task has."""
         of_labels = {
             "loss": training.loss in {"cross_entropy", "focal"},
-            "label_weights": training.label_weights == "balanced",
+            "label_weights": training.label_weights != "equal",
             "few_shot": training.few_shot == "on",
         }
         if info.data.get("kind") != "regression" and training.loss in {"mse", "huber"}:

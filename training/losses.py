@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from regraft.sections import Training
 
 IMBALANCE = 10  # times as frequent, from which on the focal loss is taken
+POWERS = {"equal": 0.0, "root": 0.5, "balanced": 1.0}  # of how rare a label is, which its rows count for
 FOCUS = 2.0  # gamma in Lin et al. 2017, "Focal Loss for Dense Object Detection", who found 2 the best
 TEMPERATURE = 0.1  # as in Khosla et al. 2020
 FAR = 4.0  # deviations that next to no row of a normal distribution is away
@@ -80,9 +81,7 @@ def choose(settings: Training, truth: Tensor, labels: int) -> OfLabels:
     counts = torch.bincount(truth, minlength=labels)
     present = counts[counts > 0]
     ratio = float(present.max() / present.min())
-    weights = torch.ones(labels)
-    if settings.label_weights == "balanced":
-        weights = len(truth) / (len(present) * counts.clamp(min=1))
+    weights = (len(truth) / (len(present) * counts.clamp(min=1))) ** POWERS[settings.label_weights]
     if settings.loss == "cross_entropy" or settings.loss == "focal":
         return OfLabels(settings.loss, "as the task file says", weights)
     reason = f"the most frequent label is {ratio:.1f} times as frequent as the rarest"

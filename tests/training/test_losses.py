@@ -41,6 +41,12 @@ def test_balanced_weights_give_every_label_the_same_sum() -> None:
     assert choose(Training(), labels, 3).label_weights.tolist() == [1, 1, 1]
 
 
+def test_by_the_root_a_label_that_is_four_times_rarer_counts_for_twice_as_much() -> None:
+    common, rare, absent = choose(Training(label_weights="root"), truth(80, 20), 3).label_weights.tolist()
+    assert rare == pytest.approx(2 * common)
+    assert math.isfinite(absent)
+
+
 def in_deviations(*numbers: torch.Tensor) -> torch.Tensor:
     together = torch.cat(numbers)
     return ((together - together.mean()) / together.std()).float()

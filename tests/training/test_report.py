@@ -262,6 +262,24 @@ def test_advice_follows_what_was_measured(manifest: Manifest, proof: Proof, card
     assert "four times as many would halve the interval" in said
 
 
+@pytest.mark.parametrize(
+    ("rows", "weights", "advised"), [(16, "equal", True), (17, "equal", False), (16, "root", False)]
+)
+def test_weights_are_advised_for_a_rare_label_that_is_found_least_and_has_none(
+    manifest: Manifest, proof: Proof, card: dict[str, Any], rows: int, weights: str, advised: bool
+) -> None:
+    poor = manifest.model_copy(
+        update={
+            "test": manifest.test | {"recall/neutral": metric(0.0)},
+            "training": manifest.training | {"settings": {"label_weights": weights}},
+        }
+    )
+    counts = {"train": {"labels": {"negative": 80, "neutral": rows, "positive": 80}}}
+    said = "\n".join(summary.advice(poor, proof, card | {"parts": counts}))
+    assert f"neutral is found least and has the fewest rows, {rows}" in said
+    assert ("training.label_weights: root finds more" in said) == advised
+
+
 def test_of_a_label_without_test_rows_nothing_is_said(
     manifest: Manifest, proof: Proof, card: dict[str, Any], tmp_path: Path
 ) -> None:
