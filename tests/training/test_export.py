@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from regraft.answers import Labels, Numbers
@@ -126,6 +127,17 @@ def test_int8_answers_do_not_depend_on_their_neighbours(bench: Bench, tmp_path: 
     assert np.abs(found.alone - found.mixed).max() < 1e-5
     difference = np.abs(small.score(bench.encodings).answers - bench.scorer.score(bench.encodings).answers)
     assert 0 < difference.max() < 0.2
+
+
+def test_no_two_8_bit_products_overflow_on_any_processor(bench: Bench, tmp_path: Path) -> None:
+    quantize(bench.folder / FP32, tmp_path / "int8.onnx", bench.batches())
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    products = {node.input[1] for node in graph.node if node.op_type == "MatMulIntegerToFloat"}
+    columns = {one.name: numpy_helper.to_array(one).astype(int) for one in graph.initializer if one.name in products}
+    assert len(columns) == len(products) > 0
+    for column in columns.values():
+        together = np.abs(column[0::2]) + np.abs(column[1::2])
+        assert 120 < together.max() <= 128  # 255 x 128 fits into 16 bits with a sign
 
 
 def test_dynamic_int8_is_caught_by_its_neighbours(bench: Bench, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from onnx import numpy_helper
 
 from regraft.preprocessing import ImageSpec
 from training.export import FP32, Exported, write_onnx
@@ -59,13 +60,15 @@ def test_every_convolution_has_a_scale_for_each_of_its_channels_and_runs_in_whol
     file = exported(tmp_path, "test_resnet")
     count = quantize_convolutions(file, [{"pixels": pictures(8)}])
     graph = onnx.load(file).graph
-    kinds = {one.name: (one.data_type, list(one.dims)) for one in graph.initializer}
+    stored = {one.name: one for one in graph.initializer}
+    kinds = {name: (one.data_type, list(one.dims)) for name, one in stored.items()}
     weights = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     assert len(convolutions) == count > 8
     for node in convolutions:
         values, scales, _ = weights[node.input[1]].input
         assert kinds[values][0] == onnx.TensorProto.INT8
+        assert np.abs(numpy_helper.to_array(stored[values]).astype(int)).max() <= 64  # 2 x 255 x 64 fit into 16 bits
         assert kinds[scales][1] == kinds[values][1][:1]
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "run.onnx")
