@@ -135,7 +135,7 @@ class Training(Section):
     )
     label_weights: Literal["equal", "root", "balanced"] = Field(
         "equal",
-        description="of rare labels rows count for more; balanced: for as much as they are rarer, root: its root",
+        description="rows of rare labels count for more; balanced: by as much as they are rarer, root: by its root",
     )
     few_shot: Literal["auto", "on", "off"] = Field(
         "auto", description="contrast labels, then fit the head to what comes of it; auto: on few training rows"

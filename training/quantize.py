@@ -177,7 +177,7 @@ def _pairs(sizes: NDArray[np.float32]) -> NDArray[np.float32]:
     """(k, n) -> (half of k, n): what two weights that follow each other in a column are together.
 
     Processors without VNNI add the products of two bytes in 16 bits, which hold 255 x 128 and overflow, without a sign
-    of it, beyond 32,767. Two weights that are 127 together, and so 128 at most when rounded, fit on all of them.
+    of it, beyond 32,767. Two weights that are at most 127 together, and 128 when rounded, fit on all of them.
     """
     even = np.pad(sizes, [(0, len(sizes) % 2), (0, 0)])
     return even[::2] + even[1::2]
