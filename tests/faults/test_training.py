@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from regraft.versions import Manifest, VersionStore
-from tests.training.conftest import examples, save_backbone, write_task
+from tests.training.conftest import examples, save_backbone, unmeasured, write_task
 from training.learning import SUFFIX
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,9 @@ class Run(NamedTuple):
     def start(self) -> subprocess.Popen[str]:
         options = ["--task", str(self.task), "--home", str(self.home)]
         command = [sys.executable, "-m", "regraft", *options, "train", "--run", "it"]
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=unmeasured(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
 
     def finish(self) -> tuple[Manifest, int]:
         """And how often it validated."""

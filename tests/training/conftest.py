@@ -23,6 +23,12 @@ LABELS = ("negative", "neutral", "positive")
 CARD = "---\nlicense: apache-2.0\ndatasets: [made-up]\n---\n# Tiny\n"
 
 
+def unmeasured() -> dict[str, str]:
+    """The environment of a process without coverage, with which importing takes half as long again. A process that is
+    killed leaves none anyway."""
+    return {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
+
+
 def save_backbone(folder: Path, *, layers: int = 4, width: int = 32, card: str = CARD) -> Path:
     """A transformers folder: random BERT, WordPiece tokenizer, safetensors, model card."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLER, *GOOD, *BAD, *PLAIN]

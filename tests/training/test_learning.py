@@ -5,9 +5,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -88,6 +87,7 @@ def test_it_can_be_called_again_when_it_was_through(production: tuple[Task, Lear
     assert all(torch.equal(value, again.changed()[name]) for name, value in once.changed().items())
 
 
+# Two processes that train together on one task after another, since importing takes longer than training.
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -106,17 +106,27 @@ from training.train import take_part
 network.DROPOUT = 0.0
 team = join()
 assert (team.count, team.agree(team.index)) == (2, 0)
-source, folder = source_of(Task.load(Path(sys.argv[1]))), Path(sys.argv[2])
-if team.is_main:
-    learned = learn(source, folder, Clock(), team=team)
-    again = over_all(learned.network, learned.material.validation.hidden, learned.reader.dtype)
-    off = float(abs(again.logits - learned.validated.logits).max())
-    print(json.dumps([curve_of(learned), learned.network.head.weight.tolist(), off]))
-else:
-    take_part(source.task, read_dataset(source.task), folder, team)
-team.wait()
+for file in map(Path, sys.argv[1:]):
+    source, folder = source_of(Task.load(file)), file.parent / "two"
+    if team.is_main:
+        learned = learn(source, folder, Clock(), team=team)
+        again = over_all(learned.network, learned.material.validation.hidden, learned.reader.dtype)
+        off = float(abs(again.logits - learned.validated.logits).max())
+        print(json.dumps([curve_of(learned), learned.network.head.weight.tolist(), off]))
+    else:
+        take_part(source.task, read_dataset(source.task), folder, team)
+    team.wait()
 torch.distributed.destroy_process_group()
 """
+
+
+class ByTwo(NamedTuple):
+    """What two processes came to that trained together."""
+
+    task: Task
+    curve: list[list[float]]
+    head: list[list[float]]
+    off: float  # how far the network that is kept is from what both said of the validation part
 
 
 def curve_of(learned: Learned) -> list[list[float]]:
@@ -127,9 +137,7 @@ def curve_of(learned: Learned) -> list[list[float]]:
     ]
 
 
-def trained_by_two(task_file: Path, folder: Path) -> Any:
-    """What the first of two processes says after training together: its curve, its head, and how far its network is
-    from what both said of the validation part."""
+def trained_by_two(files: list[Path]) -> list[ByTwo]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -137,7 +145,7 @@ def trained_by_two(task_file: Path, folder: Path) -> Any:
     shared |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(task_file), str(folder)],
+            [sys.executable, "-c", SCRIPT, *map(str, files)],
             env=shared | {"RANK": rank, "LOCAL_RANK": rank},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -147,40 +155,48 @@ def trained_by_two(task_file: Path, folder: Path) -> Any:
     ]
     said = [process.communicate(timeout=180) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    return json.loads(said[0][0].splitlines()[-1])
+    results = map(json.loads, said[0][0].splitlines()[-len(files) :])
+    return [ByTwo(Task.load(file), *result) for file, result in zip(files, results, strict=True)]
 
 
-@pytest.fixture
-def still(tmp_path: Path) -> Path:
-    """A backbone without dropout."""
-    folder = save_backbone(tmp_path / "still")
-    config = json.loads((folder / "config.json").read_text())
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ByTwo]:
+    """Of texts with labels, of texts with numbers and of pictures; the backbone of texts has no dropout."""
+    still = save_backbone(tmp_path_factory.mktemp("backbone") / "still")
+    config = json.loads((still / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+    (still / "config.json").write_text(json.dumps(config))
+    training = {"epochs": 2, "stages": 2, "stage_epochs": 2, "force": True}
+    training |= {"learning_rate": 5e-3, "batch_size": 7, "revisit": 0.5, "settle": 0.5}
+    files = {
+        "labels": write_task(tmp_path_factory.mktemp("labels"), still, examples(150), training=training),
+        "numbers": write_numbers(tmp_path_factory.mktemp("numbers"), still, rated(150), training=training),
+        "pictures": write_pictures(tmp_path_factory.mktemp("pictures")),
+    }
+    return dict(zip(files, trained_by_two([*files.values()]), strict=True))
 
 
-@pytest.mark.parametrize(("write", "rows"), [(write_task, examples(150)), (write_numbers, rated(150))])
+def write_pictures(folder: Path) -> Path:
+    save_pictures(folder / "pictures", 60)
+    training = {"frozen": 0.5, "epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "few_shot": "off"}
+    data = {"files": ["pictures"], "validation": 0.5}  # two batches, one for each
+    test_images.write_task(folder, save_image_backbone(folder / "backbone"), training=training, data=data)
+    return folder / "task.yaml"
+
+
+@pytest.mark.parametrize("of", ["labels", "numbers"])
 def test_two_processes_give_the_same_result_as_one(
-    tmp_path: Path, still: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[..., Path], rows: list[Any]
+    by_two: dict[str, ByTwo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
 ) -> None:
     """But for the order in which floats are added; without dropout, which draws for each process on its own."""
     monkeypatch.setattr(network, "DROPOUT", 0.0)
-    stages = {"epochs": 2, "stages": 2, "stage_epochs": 2, "force": True}
-    settings = {"learning_rate": 5e-3, "batch_size": 7, "revisit": 0.5, "settle": 0.5}
-    file = write(tmp_path, still, rows, training=stages | settings)
-    alone = learn(source_of(Task.load(file)), tmp_path / "one", Clock())
-    curve, head, off = trained_by_two(file, tmp_path / "two")
-    torch.testing.assert_close(torch.tensor(curve), torch.tensor(curve_of(alone)), rtol=0, atol=1e-4)
-    torch.testing.assert_close(torch.tensor(head), alone.network.head.weight.detach(), rtol=0, atol=1e-4)
-    assert off < 1e-4
+    two = by_two[of]
+    alone = learn(source_of(two.task), tmp_path, Clock())
+    torch.testing.assert_close(torch.tensor(two.curve), torch.tensor(curve_of(alone)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.tensor(two.head), alone.network.head.weight.detach(), rtol=0, atol=1e-4)
+    assert two.off < 1e-4
 
 
-def test_two_processes_validate_the_network_that_is_kept(tmp_path: Path) -> None:
+def test_two_processes_validate_the_network_that_is_kept(by_two: dict[str, ByTwo]) -> None:
     """Though each goes by the batch statistics of its own pictures."""
-    save_pictures(tmp_path / "pictures", 60)
-    training = {"frozen": 0.5, "epochs": 2, "batch_size": 8, "learning_rate": 1e-2, "few_shot": "off"}
-    data = {"files": ["pictures"], "validation": 0.5}  # two batches, one for each
-    test_images.write_task(tmp_path, save_image_backbone(tmp_path / "backbone"), training=training, data=data)
-    *_, off = trained_by_two(tmp_path / "task.yaml", tmp_path / "run")
-    assert off < 1e-4
+    assert by_two["pictures"].off < 1e-4

@@ -1,7 +1,6 @@
 """The experiment as a whole: what a version holds, what the commands say, and runs that are killed."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from regraft.preprocessing import TextPreprocessor
 from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import Manifest, VersionStore, read_golden
-from tests.training.conftest import LABELS, examples, write_csv, write_task
+from tests.training.conftest import LABELS, examples, unmeasured, write_csv, write_task
 from training.dataset import read_dataset
 from training.proof import Proof
 from training.summary import BESIDES
@@ -271,7 +270,7 @@ def killed(tmp_path: Path, backbone: Path) -> Path:
     file = write_task(tmp_path, backbone, examples(240), training=stages, export={"int8": False})
     options = ["--task", str(file), "--home", str(tmp_path / "home"), "train", "--run", "it"]
     command = [sys.executable, "-c", SCRIPT, json.dumps(list(KILLS.values())), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = unmeasured() | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     codes = [line for line in run.stdout.splitlines() if line.removeprefix("-").isdigit()]
     assert codes == [str(-signal.SIGKILL)] * len(KILLS), run.stderr[-3000:]
