@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from regraft.preprocessing import Encoded
 from training.inference import infer
@@ -47,6 +47,11 @@ class HiddenStates:
             states[row, : lengths[row]] = self.states[self.starts[index] : self.starts[index + 1]]
         mask = torch.arange(states.shape[1]) < lengths[:, None]
         return Hidden(states, mask.long())
+
+    def some(self, indices: Sequence[int]) -> "HiddenStates":
+        """A copy of these examples'."""
+        states = torch.cat([self.states[self.starts[index] : self.starts[index + 1]] for index in indices])
+        return HiddenStates(states, nn.functional.pad(self.lengths[list(indices)].cumsum(0), (1, 0)))
 
 
 def batches_by_length(lengths: Sequence[int], size: int) -> Iterator[list[int]]:

@@ -48,6 +48,7 @@ from training.targets import Asked
 from training.whole import AT_ONCE, FROM_SCRATCH, fine_tune_at_once, train_from_scratch
 
 PARITY_ROWS = 256
+SEEN = 2_000  # training rows that directions of features, and how wide intervals are where, are taken from
 
 _log = logging.getLogger(__name__)
 
@@ -86,8 +87,9 @@ def fine_tune(
     checkpoint.write(out / SUFFIX, learned.changed(), {"backbone": card.weights_sha256})
 
     with clock.step("calibrate"):
-        seen = over_all(network, train.hidden, dtype)
-        calibrated = target.calibrate(seen, train.labels, learned.validated, validation.labels)
+        some = spread(range(len(parts.train)), SEEN)
+        seen = over_all(network, train.hidden.some(some), dtype)
+        calibrated = target.calibrate(seen, train.labels[some], learned.validated, validation.labels)
 
     with clock.step("export"):
         projection = principal_components(seen.pooled, task.export.features)

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -166,7 +166,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ByTwo]:
     config = json.loads((still / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (still / "config.json").write_text(json.dumps(config))
-    training = {"epochs": 2, "stages": 2, "stage_epochs": 2, "force": True}
+    training: dict[str, Any] = {"epochs": 2, "stages": 2, "stage_epochs": 2, "force": True}
     training |= {"learning_rate": 5e-3, "batch_size": 7, "revisit": 0.5, "settle": 0.5}
     files = {
         "labels": write_task(tmp_path_factory.mktemp("labels"), still, examples(150), training=training),

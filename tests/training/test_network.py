@@ -354,6 +354,7 @@ def test_hidden_states_come_back_padded_as_they_were(task: Task, tmp_path: Path,
     with torch.inference_mode():
         expected = network.prefix(torch.from_numpy(tensors["input_ids"]), mask).states * mask[:, :, None]
     torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
+    assert all(map(torch.equal, hidden.some([2, 1]).batch([0, 1]), (states, mask)))
 
 
 def test_the_encoders_dropout_can_be_set_and_the_heads_stays(backbone: Path) -> None:
