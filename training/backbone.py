@@ -94,7 +94,7 @@ def open_preprocessor(task: Task, card: BackboneCard) -> TextPreprocessor:
     body = open_tokenizer(card)
     config = _config(card.folder)
     longest = int(getattr(config, "max_position_embeddings", task.serving.max_tokens))
-    if config.model_type in {"roberta", "xlm-roberta", "camembert"}:
+    if config.model_type in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
         longest -= 2  # their positions begin after the padding index
     pad = config.pad_token_id
     spec = TextSpec(

@@ -19,15 +19,16 @@ from regraft.errors import ConfigError
 from regraft.preprocessing import ImageSpec
 from training.backbone import BackboneCard
 from training.network import Encoder, Hidden
+from training.patches import PatchEncoder
 from training.pictures import timm_config
+from training.replay import PROBE_TOLERANCE, hidden_of
 
 POOLING = frozenset({"global_pool", "head", "fc", "classifier"})  # from here on timm's models classify
-PROBE_TOLERANCE = 1e-4
 
 
 class ImageEncoder(Encoder):
-    """Any timm model. One whose modules stand in a row can be cut between any two blocks; of another, only what comes
-    after its pooled vector learns."""
+    """A timm model whose modules stand in a row can be cut between any two blocks; of another, only what comes after
+    its pooled vector learns."""
 
     def __init__(self, model: nn.Module, spec: ImageSpec) -> None:
         super().__init__()
@@ -41,18 +42,21 @@ class ImageEncoder(Encoder):
         else:
             self.stem, self.blocks = _Pooled(model), nn.ModuleList()
         self.to(memory_format=torch.channels_last)  # 4 times as fast on processors
-        self._sides: list[tuple[int, int]] = []  # height and width of the feature maps below each layer, and at the end
         with torch.no_grad():
-            maps = self.stem(probe)
-            for layer in (*self.blocks, nn.Identity()):
-                self._sides.append((maps.shape[2], maps.shape[3]))
-                maps = layer(maps)
-        self.width = int(maps.shape[1])
+            maps = [self.stem(probe)]
+            for layer in self.blocks:
+                maps.append(layer(maps[-1]))
+        # Swin and its kin have feature maps of (batch, height, width, channels).
+        self._channels_last = bool(self.blocks) and maps[-1].shape[1] != model.num_features
+        # Height and width of the feature maps below each layer, and at the end.
+        self._sides = [one.shape[1:3] if self._channels_last else one.shape[2:4] for one in maps]
+        self.width = int(maps[-1].shape[3 if self._channels_last else 1])
         self._shape = tuple(probe.shape[1:])
 
     @classmethod
-    def load(cls, card: BackboneCard, spec: ImageSpec) -> "ImageEncoder":
-        """With the pre-trained weights. Raises ConfigError where they are not those of the architecture."""
+    def load(cls, card: BackboneCard, spec: ImageSpec) -> Encoder:
+        """With the pre-trained weights, of feature maps or of patches. Raises ConfigError where the weights are not
+        those of the architecture."""
         options = timm_config(card.folder).get("model_args") or {}
         try:
             model = timm.create_model(card.model_type, num_classes=0, in_chans=spec.channels, **options)
@@ -64,7 +68,8 @@ class ImageEncoder(Encoder):
             raise ConfigError(f"the backbone {card.source} cannot be loaded: {error}") from error
         if missing:
             raise ConfigError(f"the backbone {card.source} lacks weights, among them {missing[0]}")
-        return cls(model, spec)
+        encoder = cls(model, spec)
+        return encoder if encoder.blocks else PatchEncoder.of(model, spec) or encoder
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -72,16 +77,23 @@ class ImageEncoder(Encoder):
 
     def embed(self, pixels: Tensor) -> Hidden:  # type: ignore[override]
         """(batch, channels, height, width)"""
-        return _hidden(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
+        return self._hidden(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
 
     def run(self, hidden: Hidden, layers: range) -> Hidden:
         if not layers:
             return hidden
         height, width = self._sides[layers.start]
-        maps = hidden.states.transpose(1, 2).reshape(-1, hidden.states.shape[2], height, width)  # a view, channels last
+        maps = hidden.states.reshape(len(hidden.states), height, width, -1)
+        if not self._channels_last:
+            maps = maps.permute(0, 3, 1, 2)  # a view, which processors want channels last
         for index in layers:
             maps = self.blocks[index](maps)
-        return _hidden(maps)
+        return self._hidden(maps)
+
+    def whole(self, pixels: Tensor) -> Hidden:  # type: ignore[override]
+        return self._hidden(
+            nn.Sequential(self.stem, *self.blocks)(pixels.contiguous(memory_format=torch.channels_last))
+        )
 
     def pool(self, hidden: Hidden) -> Tensor:
         return hidden.states.mean(dim=1)
@@ -92,6 +104,9 @@ class ImageEncoder(Encoder):
 
     def example(self) -> dict[str, Tensor]:
         return {"pixels": torch.zeros(2, *self._shape)}
+
+    def _hidden(self, maps: Tensor) -> Hidden:
+        return hidden_of(maps.flatten(1, 2) if self._channels_last else maps.flatten(2).transpose(1, 2))
 
 
 class _Pooled(nn.Module):
@@ -178,9 +193,6 @@ def _is_row(model: Any, modules: Sequence[nn.Module], probe: Tensor) -> bool:
                 maps = module(maps)
         except (TypeError, RuntimeError, ValueError):
             return False
-    return maps.dim() == 4 and maps.shape == whole.shape and bool((maps - whole).abs().max() <= PROBE_TOLERANCE)
-
-
-def _hidden(maps: Tensor) -> Hidden:
-    states = maps.flatten(2).transpose(1, 2)
-    return Hidden(states, torch.ones(states.shape[:2], dtype=torch.long))
+    if maps.dim() != 4 or maps.shape != whole.shape or model.num_features not in (maps.shape[1], maps.shape[3]):
+        return False
+    return bool((maps - whole).abs().max() <= PROBE_TOLERANCE)

@@ -66,6 +66,10 @@ class Encoder(nn.Module, ABC):
     def run(self, hidden: Hidden, layers: range) -> Hidden:
         """Through these layers."""
 
+    def whole(self, *inputs: Tensor) -> Hidden:
+        """Through all of them, as the exported graph does: a cut would stay in it as changes of shape."""
+        return self.run(self.embed(*inputs), range(len(self.layers)))
+
     @abstractmethod
     def pool(self, hidden: Hidden) -> Tensor:
         """What the last layer says -> (batch, width)."""
@@ -152,8 +156,7 @@ class Network(nn.Module):
         return self._output(self.encoder.run(hidden, range(self.boundary, len(self.encoder.layers))))
 
     def forward(self, *inputs: Tensor) -> Output:
-        """Without a cut, which an exported graph would keep as changes of shape."""
-        return self._output(self.encoder.run(self.encoder.embed(*inputs), range(len(self.encoder.layers))))
+        return self._output(self.encoder.whole(*inputs))
 
     def _output(self, last: Hidden) -> Output:
         pooled = self.encoder.pool(last)

@@ -7,24 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AutoModel
+from transformers import AttentionInterface, AutoModel, AutoModelForTextEncoding
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
 
 from regraft.errors import ConfigError
 from training.backbone import BackboneCard
 from training.network import Encoder, Hidden
+from training.replay import Row, holds
 
 ATTENTION = "regraft"
+WITH_DECODER = frozenset({"t5", "mt5", "umt5"})  # of which the encoder alone is read
 SHORT = 128  # positions up to which attention as plain products is faster in bfloat16
-PROBE_TOLERANCE = 1e-4  # what summing in another order may change; a wrong path through the layers changes far more
 
 
 class TextEncoder(Encoder):
     """The vector of a text is the mean over its tokens.
 
-    BERT, MiniLM, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT and their like can be cut between any two layers. Of any
-    other model, only what comes after its pooled vector learns.
+    BERT, MiniLM, RoBERTa, XLM-RoBERTa, ELECTRA, DistilBERT and their like are gone through layer by layer. Any other
+    model is run as it is, and cut where it calls one layer after the other (training/replay.py); of one that does not,
+    only what comes after its pooled vector learns.
     """
 
     def __init__(self, model: Any) -> None:
@@ -34,10 +36,28 @@ class TextEncoder(Encoder):
             model.pooler = None  # the mean over tokens stands in its place
         self.model = model.eval()
         self.width = int(model.config.hidden_size)
-        self._can_be_cut = True
-        self._can_be_cut = _is_row(self)
-        if len(self.layers) > 0:  # else the model makes its own masks, as the attention that it knows takes them
+        self._row: Row | None = None  # None: its layers need nothing but states and a mask
+        self._layers = list(_layers(model))
+        self._find_layers()
+        if self._row is None:  # else the model makes its own masks, as the attention that it knows takes them
             self.model.set_attn_implementation(ATTENTION)
+
+    @torch.no_grad()
+    def _find_layers(self) -> None:
+        mask = torch.ones(2, 9, dtype=torch.long)
+        mask[1, 5:] = 0
+        try:
+            ids = torch.randint(5, self.model.config.vocab_size, mask.shape, generator=torch.Generator().manual_seed(0))
+            whole = self.pool(Hidden(self._last(ids, mask), mask))
+        except (TypeError, RuntimeError, AttributeError, ValueError) as error:
+            kind = self.model.config.model_type
+            raise ConfigError(f"the architecture '{kind}' takes no texts alone: {error}") from error
+        if self._layers and holds(self, whole, ids, mask):
+            return
+        self._row = Row.of(self.model, lambda: self._last(ids, mask))
+        self._layers = self._row.layers
+        if not (holds(self, whole, ids, mask) and self.embed(ids, mask).states.shape[:2] == mask.shape):
+            self._row, self._layers = Row(), []
 
     @classmethod
     def load(cls, card: BackboneCard) -> "TextEncoder":
@@ -47,19 +67,26 @@ class TextEncoder(Encoder):
     @property
     def layers(self) -> nn.ModuleList:
         """None where the model cannot be cut."""
-        return _layers(self.model) if self._can_be_cut else nn.ModuleList()
+        return nn.ModuleList(self._layers)
 
     def embed(self, ids: Tensor, mask: Tensor) -> Hidden:  # type: ignore[override]
         """(batch, tokens) twice."""
-        if len(self.layers) == 0:
-            return Hidden(self.model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
-        return Hidden(self.model.embeddings(input_ids=ids), mask)
+        if self._row is None:
+            return Hidden(self.model.embeddings(input_ids=ids), mask)
+        return Hidden(self._row.run(lambda: self._last(ids, mask), range(0)), mask)
 
     def run(self, hidden: Hidden, layers: range) -> Hidden:
-        states, added = hidden.states, _additive(hidden.mask)
-        for index in layers:
-            states = self.layers[index](states, added)
-        return Hidden(states, hidden.mask)
+        states, mask = hidden
+        if self._row is None:
+            added = _additive(mask)
+            for index in layers:
+                states = self._layers[index](states, added)
+        elif layers:
+            states = self._row.run(lambda: self._last(torch.zeros_like(mask), mask), layers, states)
+        return Hidden(states, mask)
+
+    def whole(self, ids: Tensor, mask: Tensor) -> Hidden:  # type: ignore[override]
+        return super().whole(ids, mask) if self._row is None else Hidden(self._last(ids, mask), mask)
 
     def pool(self, hidden: Hidden) -> Tensor:
         weights = hidden.mask.unsqueeze(-1).to(hidden.states.dtype)
@@ -70,6 +97,10 @@ class TextEncoder(Encoder):
 
     def exporting(self) -> AbstractContextManager[None]:
         return plain_attention(self.model)
+
+    def _last(self, ids: Tensor, mask: Tensor) -> Tensor:
+        states: Tensor = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return states
 
 
 @contextmanager
@@ -87,8 +118,9 @@ def pretrained(card: BackboneCard) -> Any:
     """A model of the transformers library with all its weights. Raises ConfigError."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    kind = AutoModelForTextEncoding if card.model_type in WITH_DECODER else AutoModel
     try:
-        model, found = AutoModel.from_pretrained(
+        model, found = kind.from_pretrained(
             card.folder,
             use_safetensors=True,
             trust_remote_code=False,
@@ -109,24 +141,6 @@ def _layers(model: Any) -> nn.ModuleList:
         if isinstance(layers, nn.ModuleList):
             return layers
     return nn.ModuleList()
-
-
-def _is_row(encoder: TextEncoder) -> bool:
-    """Whether going through the layers one by one is what the model itself does (position biases, say, get lost)."""
-    model = encoder.model
-    mask = torch.ones(2, 8, dtype=torch.long)
-    mask[1, 5:] = 0
-    with torch.inference_mode():
-        try:
-            ids = torch.randint(5, model.config.vocab_size, mask.shape, generator=torch.Generator().manual_seed(0))
-            whole = encoder.pool(Hidden(model(input_ids=ids, attention_mask=mask).last_hidden_state, mask))
-        except (TypeError, RuntimeError, AttributeError, ValueError) as error:
-            raise ConfigError(f"the architecture '{model.config.model_type}' takes no texts alone: {error}") from error
-        try:
-            ours = encoder.pool(encoder.run(encoder.embed(ids, mask), range(len(encoder.layers))))
-        except (TypeError, RuntimeError, AttributeError):
-            return False
-    return bool((ours - whole).abs().max() <= PROBE_TOLERANCE)
 
 
 def attend(

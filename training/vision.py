@@ -13,14 +13,16 @@ from regraft.errors import ConfigError
 from regraft.preprocessing import ImageSpec
 from training.backbone import BackboneCard
 from training.network import Encoder, Hidden
-from training.text import PROBE_TOLERANCE, plain_attention, pretrained
+from training.replay import Row, hidden_of, holds
+from training.text import plain_attention, pretrained
 
 
 class VisionEncoder(Encoder):
     """The vector of an image is the mean over what the network says of its patches.
 
-    ViT, DeiT, DINOv2, BEiT and their like can be cut between any two layers. Of any other model, only what comes after
-    its pooled vector learns.
+    ViT, DeiT, DINOv2, BEiT and their like are gone through layer by layer. Any other model is run as it is, and cut
+    where it calls one layer after the other (training/replay.py); of one that does not, only what comes after its
+    pooled vector learns.
     """
 
     def __init__(self, model: Any, spec: ImageSpec) -> None:
@@ -33,11 +35,20 @@ class VisionEncoder(Encoder):
         self._example = torch.rand(
             2, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(0)
         )
-        self._can_be_cut = True
+        self._row: Row | None = None  # None: its layers need nothing but states
+        self._layers = list(_layers(model))
         with torch.no_grad():
             whole = self._whole(self._example)
-            self._can_be_cut = self._is_row(whole)
+            self._find_layers(whole.mean(dim=1))
             self.width, self._positions = whole.shape[2], self.embed(self._example).states.shape[1]
+
+    def _find_layers(self, whole: Tensor) -> None:
+        if self._layers and holds(self, whole, self._example):
+            return
+        self._row = Row.of(self.model, lambda: self._whole(self._example))
+        self._layers = self._row.layers
+        if not holds(self, whole, self._example):
+            self._row, self._layers = Row(), []
 
     @classmethod
     def load(cls, card: BackboneCard, spec: ImageSpec) -> "VisionEncoder":
@@ -49,26 +60,30 @@ class VisionEncoder(Encoder):
     @property
     def layers(self) -> nn.ModuleList:
         """None where the model cannot be cut."""
-        for holder in (self.model, getattr(self.model, "encoder", None)) if self._can_be_cut else ():
-            for name in ("layer", "layers"):
-                if isinstance(found := getattr(holder, name, None), nn.ModuleList):
-                    return found
-        return nn.ModuleList()
+        return nn.ModuleList(self._layers)
 
     def embed(self, pixels: Tensor) -> Hidden:  # type: ignore[override]
         """(batch, channels, height, width)"""
-        states = self.model.embeddings(pixels) if len(self.layers) else self._whole(pixels)
-        return Hidden(states, torch.ones(states.shape[:2], dtype=torch.long))
+        if self._row is None:
+            return hidden_of(self.model.embeddings(pixels))
+        return hidden_of(self._row.run(lambda: self._whole(pixels), range(0)))
 
     def run(self, hidden: Hidden, layers: range) -> Hidden:
         states = hidden.states
-        for index in layers:
-            states = self.layers[index](states)
+        if self._row is None:
+            for index in layers:
+                states = self._layers[index](states)
+        elif layers:
+            pixels = torch.zeros(len(states), *self._example.shape[1:], device=states.device)
+            states = self._row.run(lambda: self._whole(pixels), layers, states)
         return Hidden(states, hidden.mask)
+
+    def whole(self, pixels: Tensor) -> Hidden:  # type: ignore[override]
+        return super().whole(pixels) if self._row is None else hidden_of(self._whole(pixels))
 
     def pool(self, hidden: Hidden) -> Tensor:
         """After the norm that some architectures end with."""
-        norm = getattr(self.model, "layernorm", None) if len(self.layers) else None
+        norm = getattr(self.model, "layernorm", None) if self._row is None else None
         return (norm(hidden.states) if norm is not None else hidden.states).mean(dim=1)
 
     def example(self) -> dict[str, Tensor]:
@@ -92,13 +107,14 @@ class VisionEncoder(Encoder):
             ) from error
         return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
 
-    def _is_row(self, whole: Tensor) -> bool:
-        """Whether going through the layers one by one is what the model itself does."""
-        try:
-            ours = self.pool(self.run(self.embed(self._example), range(len(self.layers))))
-        except (TypeError, RuntimeError, AttributeError):
-            return False
-        return ours.shape == whole[:, 0].shape and bool((ours - whole.mean(dim=1)).abs().max() <= PROBE_TOLERANCE)
+
+def _layers(model: Any) -> nn.ModuleList:
+    """Wherever this architecture keeps them; none where that is unknown."""
+    for holder in (model, getattr(model, "encoder", None)):
+        for name in ("layer", "layers"):
+            if isinstance(found := getattr(holder, name, None), nn.ModuleList):
+                return found
+    return nn.ModuleList()
 
 
 def _fitted(model: Any, channels: int) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -13,17 +14,20 @@ from tests.images import pixels
 COLOURS = {"red": (255, 60, 60), "green": (60, 255, 60), "blue": (60, 60, 255)}
 
 
-def save_image_backbone(folder: Path, name: str = "test_efficientnet", side: int = 32, channels: int = 3) -> Path:
+def save_image_backbone(
+    folder: Path, name: str = "test_efficientnet", side: int = 32, channels: int = 3, **arguments: Any
+) -> Path:
     """A timm folder with random weights: configuration, safetensors, model card."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(7)
-    model = timm.create_model(name, num_classes=5, in_chans=channels).train()
+    model = timm.create_model(name, num_classes=5, in_chans=channels, **arguments).train()
     with torch.no_grad():
         for _ in range(20):  # so that the running statistics are those of what comes through
             model(torch.rand(16, channels, side, side) * 2 - 1)
     config = {
         "architecture": name,
         "num_classes": 5,
+        "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [channels, side, side],
             "interpolation": "bilinear",

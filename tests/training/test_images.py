@@ -30,11 +30,14 @@ from tests.training.pictures import COLOURS, save_image_backbone, save_pictures
 from training.backbone import open_backbone
 from training.data import Row, file_hash, read
 from training.dataset import examine, read_dataset, split_again
+from training.export import FP32, Exported, principal_components, write_onnx
 from training.images import ImageEncoder
 from training.kinds import encoder_of, preprocessor_of
 from training.network import Network
+from training.patches import PatchEncoder
 from training.pictures import ImageFiles, open_image_files
 from training.proof import KINDS, Proof
+from training.targets.labels import Probabilities
 from training.train import fine_tune, version_folder
 
 REAL = Path(__file__).parents[2] / "examples" / "fashion" / "data"
@@ -65,12 +68,13 @@ def probe(spec: ImageSpec = SPEC, count: int = 2) -> torch.Tensor:
     return torch.rand(count, 3, spec.height, spec.width, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_convnext"])
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet", "test_convnext", "test_mambaout"])
 def test_a_row_of_blocks_can_be_cut_anywhere_and_answers_as_it_did(name: str) -> None:
     torch.manual_seed(0)
     model: Any = timm.create_model(name, num_classes=0).eval()
     with torch.inference_mode():
-        whole = model.forward_features(probe()).mean(dim=(2, 3))
+        maps = model.forward_features(probe())
+        whole = maps.mean(dim=(1, 2) if name == "test_mambaout" else (2, 3))  # which has its channels last, as Swin has
         encoder = ImageEncoder(model, SPEC).eval()
         assert len(encoder.layers) > 3
         for boundary in range(len(encoder.layers) + 1):
@@ -80,13 +84,48 @@ def test_a_row_of_blocks_can_be_cut_anywhere_and_answers_as_it_did(name: str) ->
             torch.testing.assert_close(above, whole, atol=1e-4, rtol=1e-4)
 
 
-def test_what_stands_in_no_row_learns_only_above_its_pooled_vector() -> None:
+@pytest.mark.parametrize("name", ["test_vit", "mixer_s32_224"])
+def test_layers_of_patches_can_be_cut_anywhere_and_answer_as_they_did(name: str) -> None:
     torch.manual_seed(0)
-    model = timm.create_model("test_vit", num_classes=0, img_size=32).eval()
+    model: Any = timm.create_model(name, num_classes=0, img_size=32).eval()
     with torch.inference_mode():
         whole = model(probe())
-        network = Network(ImageEncoder(model, SPEC), labels=3, frozen=0.5, seed=0)
-        torch.testing.assert_close(network.encoder.pool(network.prefix(probe())), whole)
+        encoder = PatchEncoder.of(model, SPEC)
+        assert encoder is not None
+        assert len(encoder.layers) > 3
+        torch.testing.assert_close(encoder.pool(encoder.whole(probe())), whole)
+        for boundary in range(len(encoder.layers) + 1):
+            below = encoder.run(encoder.embed(probe()), range(boundary))
+            assert below.states.shape[1] == encoder.positions([1], boundary)[0]
+            above = encoder.pool(encoder.run(below, range(boundary, len(encoder.layers))))
+            torch.testing.assert_close(above, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_a_vision_transformer_of_timm_learns_in_its_last_layers_and_is_exported(tmp_path: Path) -> None:
+    save_image_backbone(tmp_path, "test_vit", img_size=32)
+    encoder = encoder_of(open_backbone(Backbone(source=str(tmp_path))), open_image_files(tmp_path, 1_000_000))
+    network = Network(encoder, labels=3, frozen=0.75, seed=0)
+    learning = {name for name, one in network.named_parameters() if one.requires_grad}
+    assert {name.split(".")[3] for name in learning if not name.startswith("head")} == {"4", "5"}
+    network.learning_mode(on=False)
+    write_onnx(
+        Exported(network, Probabilities(1.0), principal_components(np.eye(64, dtype=np.float32), 2)), tmp_path / FP32
+    )
+    (answered,) = onnxruntime.InferenceSession(tmp_path / FP32).run(["probabilities"], {"pixels": probe().numpy()})
+    with torch.no_grad():
+        expected = network(probe()).logits.softmax(dim=1).numpy()
+    assert np.abs(answered - expected).max() < 1e-5
+
+
+def test_what_stands_in_no_row_learns_only_above_its_pooled_vector() -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("pit_ti_224", num_classes=0).eval()
+    spec = ImageSpec(height=224, width=224, mean=(0.5,) * 3, std=(0.5,) * 3, max_pixels=1_000_000)
+    with torch.inference_mode():
+        whole = model(probe(spec))
+        assert PatchEncoder.of(model, spec) is None
+        network = Network(ImageEncoder(model, spec), labels=3, frozen=0.5, seed=0)
+        torch.testing.assert_close(network.encoder.pool(network.prefix(probe(spec))), whole)
     assert {name for name, one in network.named_parameters() if one.requires_grad} == {"head.weight", "head.bias"}
 
 

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +23,16 @@ from transformers import (
     ElectraModel,
     GPT2Config,
     GPT2Model,
+    ModernBertConfig,
+    ModernBertModel,
     MPNetConfig,
     MPNetModel,
+    Qwen3Config,
+    Qwen3Model,
     RobertaConfig,
     RobertaModel,
+    T5Config,
+    T5EncoderModel,
     ViTConfig,
     ViTModel,
 )
@@ -55,6 +62,9 @@ SMALL = {
     "intermediate_size": 32,
     "max_position_embeddings": 40,
 }
+MODERN = {"global_attn_every_n_layers": 2, "local_attention": 4, "pad_token_id": 0} | dict.fromkeys(
+    ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1
+)
 DISTIL = DistilBertConfig(vocab_size=60, dim=16, n_layers=3, n_heads=2, hidden_dim=32, max_position_embeddings=40)
 
 
@@ -108,34 +118,66 @@ def test_attention_in_bfloat16_is_what_the_fused_one_gives_in_float32_but_for_ro
 
 
 @pytest.mark.parametrize(
-    "encoder",
+    ("encoder", "layers"),
     [
-        MPNetModel(MPNetConfig(**SMALL)),
-        GPT2Model(GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2)),
-        DebertaV2Model(DebertaV2Config(**SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"])),
-        AlbertModel(AlbertConfig(**SMALL, embedding_size=16)),
+        (MPNetModel(MPNetConfig(**SMALL)), 3),
+        (GPT2Model(GPT2Config(vocab_size=60, n_embd=16, n_layer=3, n_head=2, bos_token_id=1, eos_token_id=2)), 3),
+        (DebertaV2Model(DebertaV2Config(**SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"])), 3),
+        (ModernBertModel(ModernBertConfig(**SMALL, **MODERN)), 3),
+        (Qwen3Model(Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=8)), 3),
+        (AlbertModel(AlbertConfig(**SMALL, embedding_size=16)), 0),  # the same layer again and again
+        (T5EncoderModel(T5Config(vocab_size=60, d_model=16, d_kv=8, d_ff=32, num_layers=3, num_heads=2)), 0),
     ],
-    ids=lambda encoder: encoder.config.model_type,
+    ids=lambda value: value.config.model_type if hasattr(value, "config") else str(value),
 )
-def test_of_an_architecture_that_cannot_be_cut_the_head_learns(encoder: Any, tmp_path: Path) -> None:
+def test_any_network_for_texts_answers_as_it_did_cut_or_whole_in_pytorch_and_exported(
+    encoder: Any, layers: int, tmp_path: Path
+) -> None:
     encoder.save_pretrained(tmp_path)
     (tmp_path / "README.md").write_text(CARD)
-    network = load(tmp_path)
-    assert [group.name for group in network.groups()] == ["head"]
-    ids, mask = torch.randint(5, 60, (3, 9), generator=torch.Generator().manual_seed(1)), torch.ones(3, 9).long()
+    network = load(tmp_path, frozen=1.0)
+    network.learning_mode(on=False)
+    ids, mask = torch.randint(5, 60, (3, 10), generator=torch.Generator().manual_seed(1)), torch.ones(3, 10).long()
     mask[1, 4:] = 0
-    network.learning_mode(on=True)
-    network.dropout.eval()
     with torch.no_grad():
         states = encoder.eval()(input_ids=ids, attention_mask=mask).last_hidden_state * mask[:, :, None]
         expected = network.head(states.sum(dim=1) / mask.sum(dim=1, keepdim=True))
         torch.testing.assert_close(network(ids, mask).logits, expected)
+        for boundary in range(layers, -1, -1):
+            network.unfreeze(boundary)
+            assert [group.name for group in network.groups()][1:] == [
+                f"layer {place}" for place in range(layers - 1, boundary - 1, -1)
+            ]
+            torch.testing.assert_close(network.suffix(network.prefix(ids, mask)).logits, expected)
     write_onnx(
         Exported(network, Probabilities(1.0), principal_components(np.eye(16, dtype=np.float32), 2)), tmp_path / FP32
     )
     session = onnxruntime.InferenceSession(tmp_path / FP32)
     (answered,) = session.run(["probabilities"], {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
     assert np.abs(answered - expected.softmax(dim=1).numpy()).max() < 1e-5
+
+
+def test_what_is_run_in_parts_learns_above_the_boundary_alone_in_any_thread(tmp_path: Path) -> None:
+    MPNetModel(MPNetConfig(**SMALL)).save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text(CARD)
+    network = load(tmp_path, frozen=0.67)
+    assert (network.boundary, len(network.encoder.layers)) == (2, 3)
+    network.learning_mode(on=False)
+    batches = [torch.full((2, length), length + 5) for length in range(1, 30)]
+
+    def learn(ids: torch.Tensor) -> torch.Tensor:
+        logits = network.suffix(network.prefix(ids, torch.ones_like(ids))).logits
+        torch.autograd.backward(logits.sum())
+        return logits.detach()
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(learn, batches))
+    with torch.no_grad():
+        for ids, logits in zip(batches, found, strict=True):
+            torch.testing.assert_close(logits, network(ids, torch.ones_like(ids)).logits)
+    touched = {name for name, one in network.encoder.named_parameters() if one.grad is not None}
+    assert touched
+    assert all(name.startswith("model.encoder.layer.2.") for name in touched)
 
 
 def test_an_architecture_that_takes_no_texts_is_named(tmp_path: Path) -> None:
