@@ -148,7 +148,8 @@ def test_dynamic_int8_is_caught_by_its_neighbours(bench: Bench, tmp_path: Path) 
     dynamic = measured.artifact(bench.truth, reference, TARGET)
     assert plain.measured["neighbour_difference"] < 1e-5
     assert any(
-        "answers depend on the batch" in reason for reason in artifacts.objections(dynamic, plain, Export(), TARGET)
+        "answers depend on the batch" in reason
+        for reason in artifacts.objections(dynamic, plain, Export(), TARGET, 200)
     )
 
 
@@ -172,7 +173,19 @@ def artifact(accuracy: float, per_second: float, difference: float = 0.0, change
     ],
 )
 def test_a_smaller_artifact_has_to_earn_its_place(small: Artifact, reason: str | None) -> None:
-    assert artifacts.objections(small, artifact(0.9, 100.0), Export(), TARGET) == ([reason] if reason else [])
+    found = artifacts.objections(small, artifact(0.9, 100.0), Export(), TARGET, 10_000)
+    assert found == ([reason] if reason else [])
+
+
+@pytest.mark.parametrize(("rows", "allowed"), [(1, 1), (60, 1), (200, 1), (390, 2), (400, 2), (1000, 5), (1001, 6)])
+def test_what_accuracy_may_be_lost_is_rounded_up_to_whole_rows(rows: int, allowed: int) -> None:
+    def judged(lost: int) -> list[str]:
+        small, plain = artifact((rows - lost) / rows, 200.0), artifact(1.0, 100.0)
+        return artifacts.objections(small, plain, Export(), TARGET, rows)
+
+    assert not judged(allowed)
+    assert rows == 1 or "of accuracy" in judged(allowed + 1)[0]
+    assert TARGET.may_lose(0.0, rows) == 0.0
 
 
 def test_int8_has_to_be_faster() -> None:

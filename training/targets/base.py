@@ -106,6 +106,9 @@ class Target(Protocol):
     def lost(self, small: Artifact, plain: Artifact) -> float:
         """How much worse the first is than the second, in that figure and in `unit`; below 0 where it is better."""
 
+    def may_lose(self, share: float, rows: int) -> float:
+        """So much of it, as far as so many rows can tell."""
+
     def evaluate(self, truth: Read, read: Read, *, resamples: int, seed: int) -> dict[str, Metric]: ...
 
     def compare(self, truth: Read, ours: Read, theirs: Read, *, resamples: int, seed: int) -> dict[str, Metric]:

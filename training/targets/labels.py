@@ -1,5 +1,6 @@
 """One of the task's labels: probabilities, calibrated by a temperature."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -86,6 +87,10 @@ class LabelTarget:
 
     def lost(self, small: Artifact, plain: Artifact) -> float:
         return (plain.accuracy or 0.0) - (small.accuracy or 0.0)
+
+    def may_lose(self, share: float, rows: int) -> float:
+        """Rounded up to whole rows: one that is answered otherwise may be chance."""
+        return math.ceil(round(share * rows, 6)) / rows
 
     def evaluate(self, truth: Ints, read: Ints, *, resamples: int, seed: int) -> dict[str, Metric]:
         return evaluate.evaluate(truth, read, self.answers.names, resamples=resamples, seed=seed)

@@ -92,6 +92,10 @@ class NumberTarget:
     def lost(self, small: Artifact, plain: Artifact) -> float:
         return ((small.mae or 0.0) - (plain.mae or 0.0)) / self.unit
 
+    def may_lose(self, share: float, rows: int) -> float:
+        del rows
+        return share
+
     def evaluate(self, truth: Reals, read: Reals, *, resamples: int, seed: int) -> dict[str, Metric]:
         return residuals.evaluate(truth, read, resamples=resamples, seed=seed)
 
