@@ -4,12 +4,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from regraft.preprocessing.image import MOST_PIXELS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _switch(value: object) -> object:
+    """In YAML `on` is true and `off` is false."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
 
 
 class Section(BaseModel):
@@ -96,13 +104,19 @@ class Training(Section):
     """The staged fine-tuning."""
 
     frozen: Fraction | None = Field(
-        None, description="share of the layers that the first stage leaves as they are; None: 0.35, or 0.75 on few rows"
+        None,
+        description="share of the layers that the first stage leaves as they are; None: 0.35, or 0.75 on few rows and"
+        " for pictures",
     )
-    epochs: int | None = Field(None, ge=1, description="of the first stage; None: 2, or 4 on few rows")
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        description="of the first stage; None: 2, or 4 on few rows and for pictures, or 40 if no layer learns",
+    )
     revisit: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None,
         description="share of the rows that epochs after a stage's first go over, those with the largest losses; None:"
-        " 0.5, or all of few rows, of pictures and of numbers",
+        " 0.5, or all of few rows, of pictures and of numbers, and if no layer learns",
     )
     settle: Fraction | None = Field(
         None,
@@ -116,7 +130,8 @@ class Training(Section):
     batch_size: int = Field(32, ge=1)
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="of the head, layers below get less; None: 5e-4, or 3e-3 if the last layer normalises by batch",
+        description="of the head, layers below get less; None: 5e-4, or 3e-3 if the last layer normalises by batch;"
+        " 1e-2 if no layer learns, 1e-3 with an adapter",
     )
     layer_decay: Share | None = Field(
         None,
@@ -137,7 +152,7 @@ class Training(Section):
         "equal",
         description="rows of rare labels count for more; balanced: by as much as they are rarer, root: by its root",
     )
-    few_shot: Literal["auto", "on", "off"] = Field(
+    few_shot: Switch = Field(
         "auto", description="contrast labels, then fit the head to what comes of it; auto: on few training rows"
     )
     adapter: int = Field(0, ge=0, le=4, description="layers between backbone and head; 2 to 4 suit a frozen backbone")
@@ -190,7 +205,11 @@ class Export(Section):
         gt=0,
         description="largest difference in probability that counts as the same answer; of numbers: deviations",
     )
-    accuracy_loss: Fraction = Field(0.005, description="accuracy that int8 or fp16 may lose; of numbers: deviations")
+    accuracy_loss: Fraction = Field(
+        0.005,
+        description="accuracy that int8 or fp16 may lose on the validation rows, rounded up to whole rows; of numbers:"
+        " deviations",
+    )
     interval: Annotated[float, Field(ge=0.5, lt=1)] = Field(
         0.9, description="share of the truths that the intervals of numbers are to hold"
     )

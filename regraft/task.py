@@ -74,9 +74,9 @@ class Task(Section):
         if values.get("input") == "image":
             defaults["serving"] = {"max_body_bytes": IMAGE_BODY_BYTES}
             defaults["data"] = {"near_duplicates": ALIKE_IMAGES}
-            defaults["training"] = {"frozen": 0.75, "epochs": 4} | USUAL_TRAINING
+            defaults["training"] = USUAL_TRAINING
         if values.get("kind") == "regression":
-            defaults["training"] = defaults.get("training", {}) | {"few_shot": "off"} | USUAL_TRAINING
+            defaults["training"] = {"few_shot": "off"} | USUAL_TRAINING
         sections = {name: values.get(name, {}) for name in defaults}
         return values | {name: defaults[name] | one for name, one in sections.items() if isinstance(one, dict)}
 

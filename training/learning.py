@@ -172,8 +172,9 @@ def _learn(
         ).to(team.device)
         network.drop_out(settings.dropout)
     rows = len(source.parts.train)
-    rates = Rates.of(settings, rows, pictures=source.task.input == "image", batch_norms=network.has_batch_norms)
-    stages = plan(settings, len(network.encoder.layers), rows, rates)
+    pictures = source.task.input == "image"
+    rates = Rates.of(settings, rows, pictures=pictures, batch_norms=network.has_batch_norms)
+    stages = plan(settings, len(network.encoder.layers), rows, rates, pictures=pictures)
     network.unfreeze(stages[-1].boundary)
     untouched = network.trained_state()
     if warm is not None:

@@ -17,6 +17,8 @@ FROZEN, FROZEN_FEW = 0.35, 0.75
 EPOCHS, EPOCHS_FEW = 2, 4
 REVISIT, REVISIT_FEW = 0.5, 1.0
 SETTLE, SETTLE_FEW = 0.75, 0.0
+# Where no layer learns, vectors stay as they are: a head on them bears far more, and so do adapters (decisions.md).
+EPOCHS_STILL, RATE_HEAD, RATE_ADAPTER = 40, 1e-2, 1e-3
 RATE, RATE_BATCH_NORMS = 5e-4, 3e-3  # of the head; normalised by batch, networks bear more (Ioffe and Szegedy 2015)
 FALL, FALL_FEW = 0.8, 0.5
 FEWEST_BATCHES = 30  # of the first stage
@@ -55,48 +57,51 @@ class Stage:
     layer_decay: float = FALL
 
 
-def plan(settings: Training, layers: int, rows: int, rates: Rates) -> list[Stage]:
+def plan(settings: Training, layers: int, rows: int, rates: Rates, *, pictures: bool = False) -> list[Stage]:
     """The stages for a backbone of so many layers and so many training rows.
 
     Raises ConfigError for what seldom ends well, unless `training.force` is set: all layers at once, more and more
     layers on few rows, many epochs that nothing stops.
     """
-    frozen = _frozen(settings, rows)
+    few, rate = rows < FEW, rates.head
+    frozen = settings.frozen
+    if frozen is None:
+        frozen = FROZEN_FEW if few or pictures else FROZEN
+    epochs = settings.epochs or (EPOCHS_FEW if few or pictures else EPOCHS)
+    revisit = settings.revisit or (REVISIT_FEW if few else REVISIT)
+    settle = (SETTLE_FEW if few else SETTLE) if settings.settle is None else settings.settle
     first = boundary_of(frozen, layers)
-    (rate, fall), epochs = rates, _epochs(settings, rows)
-    movable = first < layers or settings.adapter > 0  # contrasting moves vectors, and the head comes after them
-    if movable and (settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT)):
-        return [Stage(first, epochs, rate, objective="contrast", layer_decay=fall)]
-    revisit = settings.revisit or (REVISIT if rows >= FEW else REVISIT_FEW)
-    settle = (SETTLE if rows >= FEW else SETTLE_FEW) if settings.settle is None else settings.settle
-    stages = [Stage(first, epochs, rate, revisit, settle, layer_decay=fall)]
+    objective = _objective(settings, rows, movable=first < layers or settings.adapter > 0)
+    if objective == "contrast":
+        revisit, settle = 1.0, 0.0
+    elif first == layers:
+        rate = settings.learning_rate or (RATE_ADAPTER if settings.adapter else RATE_HEAD)
+        epochs, revisit, settle = settings.epochs or EPOCHS_STILL, settings.revisit or 1.0, settings.settle or 0.0
+    epochs = max(epochs, math.ceil(FEWEST_BATCHES / math.ceil(rows / settings.batch_size)))
+    stages = [Stage(first, epochs, rate, revisit, settle, objective, rates.fall)]
     for number in range(1, settings.stages):
         boundary = min(boundary_of(max(frozen - number * settings.thaw, 0), layers), stages[-1].boundary - 1)
         if boundary >= 0:
-            lower = rate * settings.stage_decay**number
-            stages.append(Stage(boundary, settings.stage_epochs, lower, revisit, settle, layer_decay=fall))
+            lower = rates.head * settings.stage_decay**number
+            stages.append(Stage(boundary, settings.stage_epochs, lower, revisit, settle, layer_decay=rates.fall))
     if not settings.force:
         _refuse(settings, stages, layers, rows)
     return stages
 
 
-def _frozen(settings: Training, rows: int) -> float:
-    if settings.frozen is not None:
-        return settings.frozen
-    return FROZEN if rows >= FEW else FROZEN_FEW
-
-
-def _epochs(settings: Training, rows: int) -> int:
-    """As many as the task says, and more where they would be next to no batches."""
-    epochs = settings.epochs or (EPOCHS if rows >= FEW else EPOCHS_FEW)
-    return max(epochs, math.ceil(FEWEST_BATCHES / math.ceil(rows / settings.batch_size)))
+def _objective(settings: Training, rows: int, *, movable: bool) -> Literal["classify", "contrast"]:
+    """To contrast labels moves vectors, and is one stage of its own: the head comes after it."""
+    if settings.few_shot == "on" and settings.stages > 1:
+        raise ConfigError("training.few_shot is one stage of its own: set training.stages: 1")
+    few_shot = settings.few_shot == "on" or (settings.few_shot == "auto" and rows < FEW_SHOT and settings.stages == 1)
+    return "contrast" if few_shot and movable else "classify"
 
 
 def _refuse(settings: Training, stages: list[Stage], layers: int, rows: int) -> None:
     if layers > 0 and stages[0].boundary == 0:
         raise ConfigError(
-            f"training.frozen = {_frozen(settings, rows)} lets all layers learn at once, which destroys what the"
-            " backbone knows while the head is still random; raise it, or set training.force: true"
+            f"training.frozen leaves none of {layers} layers as it is: all layers learn at once, which destroys what"
+            " the backbone knows while the head is still random; raise it, or set training.force: true"
         )
     if len(stages) > 1 and rows < FEW:
         raise ConfigError(

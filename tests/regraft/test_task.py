@@ -96,7 +96,7 @@ def test_of_numbers_each_epoch_is_like_the_first_unless_the_task_says_otherwise(
         (SMALL + "kind: regression\n", 2, "'labels': a regression has none"),
         (NUMBERS + "range: {minimum: 3, maximum: 3}\n", 5, "'range': the minimum must be less"),
         (NUMBERS + "range: {minimum: .nan}\n", 5, "'range': the ends of a range are finite"),
-        (NUMBERS + "training: {few_shot: on}\n", 5, "'training.few_shot'"),
+        (NUMBERS + "training: {few_shot: on}\n", 5, "'training': few_shot: on is of a classification"),
         (NUMBERS + "training: {few_shot: 'on'}\n", 5, "'training': few_shot: on is of a classification"),
         (NUMBERS + "training:\n  loss: focal\n", 5, "'training': loss: focal is of a classification"),
         (NUMBERS + "value: {errors: {a: {b: 1}}}\n", 5, "'value': a regression has per_unit"),

@@ -47,6 +47,22 @@ def test_each_stage_thaws_at_least_one_layer_and_none_below_the_first() -> None:
     assert boundaries(frozen=1.0, stages=2) == [10, 8]
 
 
+def test_where_no_layer_learns_what_stands_on_them_learns_for_longer_and_faster() -> None:
+    for layers in (LAYERS, 0):
+        head, *later = planned(Training(frozen=1.0, stages=2), layers, 10_000)
+        assert (head.epochs, head.learning_rate, head.revisit, head.settle) == (40, 1e-2, 1.0, 0.0)
+        assert [stage.learning_rate for stage in later] == pytest.approx([5e-5] * min(layers, 1))
+    (adapter,) = planned(Training(frozen=1.0, adapter=2), LAYERS, 10_000)
+    assert (adapter.epochs, adapter.learning_rate) == (40, 1e-3)
+    (told,) = planned(Training(frozen=1.0, epochs=3, learning_rate=0.1, revisit=0.5, settle=0.2), LAYERS, 10_000)
+    assert (told.epochs, told.learning_rate, told.revisit, told.settle) == (3, 0.1, 0.5, 0.2)
+
+
+def test_pictures_move_fewer_layers_for_longer() -> None:
+    (stage,) = plan(Training(), LAYERS, 10_000, Rates(0.1, 0.7), pictures=True)
+    assert (stage.boundary, stage.epochs) == (7, 4)
+
+
 def test_next_to_no_rows_get_more_epochs() -> None:
     assert planned(Training(epochs=4, batch_size=32, few_shot="off"), LAYERS, 24)[0].epochs == FEWEST_BATCHES
     assert planned(Training(epochs=4, batch_size=32), LAYERS, 10_000)[0].epochs == 4
@@ -58,6 +74,9 @@ def test_contrasting_is_one_stage_of_its_own() -> None:
     assert all(stage.objective == "classify" for stage in planned(Training(few_shot="off"), LAYERS, 60))
     (immovable,) = planned(Training(few_shot="on", frozen=1.0, stages=1), LAYERS, 60)
     assert immovable.objective == "classify"
+    assert [stage.objective for stage in planned(Training(stages=2, force=True), LAYERS, 60)] == ["classify"] * 2
+    with pytest.raises(ConfigError, match="one stage of its own"):
+        planned(Training(few_shot="on", stages=2, force=True), LAYERS, 60)
 
 
 def test_one_stage_is_the_default_and_more_may_be_asked_for_where_there_are_rows_enough() -> None:
@@ -76,10 +95,12 @@ def test_few_rows_move_fewer_layers_for_longer() -> None:
 @pytest.mark.parametrize(
     ("settings", "rows", "complaint"),
     [
-        ({"frozen": 0.0}, 10_000, "lets all layers learn at once"),
-        ({"frozen": 0.05}, 10_000, "lets all layers learn at once"),
+        ({"frozen": 0.0}, 10_000, "all layers learn at once"),
+        ({"frozen": 0.05}, 10_000, "all layers learn at once"),
         ({"stages": 2}, FEW - 1, "fewer than 500: they would be learnt by heart"),
         ({"epochs": 48, "patience": None, "stages": 2}, 10_000, "51 epochs without early stopping"),
+        ({"frozen": 0.0}, 60, "all layers learn at once"),
+        ({"epochs": 200, "patience": None}, 60, "200 epochs without early stopping"),
     ],
 )
 def test_what_seldom_ends_well_is_refused_unless_forced(settings: dict[str, object], rows: int, complaint: str) -> None:
