@@ -185,7 +185,10 @@ def _learn(
         network.load_trained_state(warm)
     reader = Reader(source, network, precision.choose(settings.precision, team.device), folder, clock, team)
     loss = target.loss(settings, target.taught(target.truth(source.parts.train)))
-    _log.info("loss: %s, because %s", loss.name, loss.reason)
+    if stages[0].objective == "classify":
+        _log.info("loss: %s, because %s", loss.name, loss.reason)
+    if not network.encoder.layers:
+        _log.warning("%s cannot be cut into layers: only the head learns", source.card.model_type)
     with clock.step("train"):
         stages = stages[:1] if only_first else stages
         rules = Rules(settings, target, loss, reader.dtype, team)
