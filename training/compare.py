@@ -31,7 +31,7 @@ from regraft.versions import Metric
 from training.backbone import open_backbone
 from training.baselines import FROZEN
 from training.cache import batches_by_length
-from training.data import Row
+from training.data import Row, spread
 from training.export import FP32, Exported, principal_components, spread_by_length, write_golden, write_onnx
 from training.footprint import measure
 from training.kinds import encoder_of, preprocessor_of
@@ -113,8 +113,9 @@ def try_backbones(task: Task, rows: Sequence[Row], backbones: Sequence[Backbone]
 
 
 def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """As many of `rows` at random, or all."""
-    return random.Random(seed).sample(list(rows), min(count, len(rows)))
+    """As many of `rows` at random, or all; each label has its share."""
+    shuffled = random.Random(seed).sample(list(rows), len(rows))
+    return spread(sorted(shuffled, key=lambda row: row.label), count)
 
 
 def folds_of(truth: NDArray[Any], seed: int) -> NDArray[np.int64]:

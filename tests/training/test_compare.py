@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,8 @@ def test_the_sample_is_of_the_training_part_and_the_same_for_a_seed(task: Task) 
     assert {row.id for row in rows} <= {row.id for row in parts.train}
     assert sample(parts.train, 10_000, seed=3)
     assert len({row.id for row in rows}) == 50
+    shares = [Counter(row.label for row in some) for some in (parts.train, rows)]
+    assert all(abs(shares[1][label] - 50 * count / len(parts.train)) <= 1 for label, count in shares[0].items())
 
 
 def test_every_fold_has_its_share_of_labels_and_of_large_numbers() -> None:
