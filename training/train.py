@@ -87,9 +87,9 @@ def fine_tune(
     checkpoint.write(out / SUFFIX, learned.changed(), {"backbone": card.weights_sha256})
 
     with clock.step("calibrate"):
-        some = spread(range(len(parts.train)), SEEN)
-        seen = over_all(network, train.hidden.some(some), dtype)
-        calibrated = target.calibrate(seen, train.labels[some], learned.validated, validation.labels)
+        looked_at = spread(range(len(parts.train)), SEEN)
+        seen = over_all(network, train.hidden.some(looked_at), dtype)
+        calibrated = target.calibrate(seen, train.labels[looked_at], learned.validated, validation.labels)
 
     with clock.step("export"):
         projection = principal_components(seen.pooled, task.export.features)
@@ -98,7 +98,9 @@ def fine_tune(
         preprocessor.save(out)
         encodings = preprocessor.encode(texts(parts.validation))
         plain = Scorer(out / FP32, preprocessor)
-        parity = check_parity(exported, plain, preprocessor, encodings[:PARITY_ROWS], task.export.tolerance, target)
+        parity = check_parity(
+            exported, plain, preprocessor, spread(encodings, PARITY_ROWS), task.export.tolerance, target
+        )
 
     with clock.step("choose the precision"):
         truth = target.truth(parts.validation)

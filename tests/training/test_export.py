@@ -113,6 +113,12 @@ def test_a_graph_that_answers_differently_is_refused(bench: Bench, tmp_path: Pat
         check_parity(bench.model, wrong, bench.preprocessor, bench.encodings, 1e-3, TARGET)
 
 
+def test_a_graph_whose_features_are_others_is_refused(bench: Bench) -> None:
+    other = Exported(bench.model.network, Probabilities(1.5), (bench.model.components, bench.model.offset + 0.02))
+    with pytest.raises(VersionRefused, match=r"features differ by up to 0.02 on 80 rows, 0.01 is allowed"):
+        check_parity(other, bench.scorer, bench.preprocessor, bench.encodings, 1e-3, TARGET)
+
+
 def test_a_graph_that_answers_nan_is_refused(bench: Bench) -> None:
     broken = Exported(bench.model.network, Probabilities(float("nan")), (bench.model.components, bench.model.offset))
     with pytest.raises(VersionRefused):
