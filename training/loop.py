@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from regraft.answers import FIGURES, written
@@ -38,7 +37,7 @@ from training.optimizer import clip_gradients, gradients, make_optimizer, set_le
 from training.outputs import Outputs, fit_head, over_all
 from training.precision import computing
 from training.processes import ALONE, Team
-from training.progress import Point, Progress, StageEnd, write_point
+from training.progress import Board, Point, Progress, StageEnd
 from training.stages import Stage
 from training.targets import Target
 
@@ -145,7 +144,7 @@ def run_stage(
     total = calendar.ends[-1]
     seen, before, started = Seen(), progress.seconds, time.monotonic()
     done = first = progress.step - progress.stage_start
-    board = SummaryWriter(str(folder / "tensorboard"), purge_step=progress.step + 1) if team.is_main else None
+    board = Board(folder, after=progress.step) if team.is_main else None
     due = validations(calendar.ends, settings.validate_every)
     quiet = not (team.is_main and sys.stderr.isatty())
     bar = tqdm(total=total, initial=done, unit="batch", desc=f"stage {progress.stage + 1}", disable=quiet)
@@ -169,7 +168,7 @@ def run_stage(
                     watch(progress)
                     point.seconds = progress.seconds = before + time.monotonic() - started
                     if board:
-                        write_point(board, point)
+                        board.write(point)
                         checkpoint.save(folder / CHECKPOINT, progress, network.trained_state(), held)
                     _say(bar, point, rules.target, done, total, (time.monotonic() - started) / (done - first))
                     seen = Seen()

@@ -5,6 +5,7 @@ batches -> what they gave since the last validation -> Point -> Progress, Tensor
 
 import math
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
@@ -89,12 +90,32 @@ class Progress:
         return [point for point in self.curve if point.stage == self.stage]
 
 
-def write_point(board: SummaryWriter, point: Point) -> None:
-    """Training and validation under one tag's two ends, so that TensorBoard draws them beside each other."""
-    for name, value in point.flat().items():
-        part, _, metric = name.partition("_")
-        if part in {"train", "validation"}:
-            board.add_scalar(f"{metric}/{part}", value, point.step)
-    for group, norm in point.gradient_norms.items():
-        board.add_scalar(f"gradient_norm/{group}", norm, point.step)
-    board.add_scalar("learning_rate", point.learning_rate, point.step)
+class Board:
+    """TensorBoard's event files. Its custom scalars have a chart for each metric, with training and validation on the
+    same axes."""
+
+    def __init__(self, folder: Path, *, after: int) -> None:
+        """What was written of steps later than `after` does not count."""
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after + 1)
+        self._has_charts = False
+
+    def write(self, point: Point) -> None:
+        values = {
+            f"{metric}/{part}": value
+            for name, value in point.flat().items()
+            for part, _, metric in [name.partition("_")]
+            if part in {"train", "validation"}
+        }
+        if not self._has_charts:
+            metrics = dict.fromkeys(tag.partition("/")[0] for tag in values)
+            charts = {metric: ["Multiline", [f"^{metric}/(train|validation)$"]] for metric in metrics}
+            self._writer.add_custom_scalars({"training and validation": charts})
+            self._has_charts = True
+        for tag, value in values.items():
+            self._writer.add_scalar(tag, value, point.step)
+        for group, norm in point.gradient_norms.items():
+            self._writer.add_scalar(f"gradient_norm/{group}", norm, point.step)
+        self._writer.add_scalar("learning_rate", point.learning_rate, point.step)
+
+    def close(self) -> None:
+        self._writer.close()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
 from regraft.errors import ConfigError
 from regraft.sections import Training
@@ -351,6 +352,10 @@ def test_the_curves_of_both_parts_are_on_comparable_axes(task: Task, tmp_path: P
     for metric in ("loss", "accuracy", "precision", "recall", "macro_f1"):
         steps = [[one.step for one in board.Scalars(f"{metric}/{part}")] for part in ("train", "validation")]
         assert steps[0] == steps[1] == [one.step for one in progress.curve]
+    layout = layout_pb2.Layout.FromString(board.Tensors(metadata.CONFIG_SUMMARY_TAG)[0].tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
+    assert charts["macro_f1"] == ["^macro_f1/(train|validation)$"]
+    assert {"loss", "accuracy", "precision", "recall"} <= charts.keys()
     drawn = [len(board.Scalars(f"gradient_norm/{group}")) for group in ("head", "layer 3", "layer 2")]
     assert drawn[0] == drawn[1] == len(progress.curve) > drawn[2] > 0
 
