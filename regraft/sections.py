@@ -69,7 +69,10 @@ class Columns(Section):
 class Data(Section):
     """The labelled data and how it is parted."""
 
-    files: tuple[str, ...] = Field(min_length=1, description="CSV, JSON lines or Parquet, relative to the task file")
+    files: tuple[str, ...] = Field(
+        min_length=1,
+        description="CSV, JSON lines or Parquet, relative to the task file; or a folder of pictures, with one for each label",
+    )
     columns: Columns = Columns()
     split: Literal["random", "time"] = Field("random", description="time: the newest rows are the test part")
     near_duplicates: float | None = Field(
