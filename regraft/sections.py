@@ -27,7 +27,7 @@ class Section(BaseModel):
 class Backbone(Section):
     """The pre-trained network to start from."""
 
-    source: str = Field(description="a local folder (relative to the task file) or a hub id")
+    source: str = Field(description="a local folder (relative to the task file), a hub id, or timm's name of a network")
     revision: str | None = Field(None, description="hub revision; None takes the newest and records which it was")
     accept_licence: str | None = Field(
         None, description="the licence to accept by name where it is not a permissive one"
@@ -71,7 +71,8 @@ class Data(Section):
 
     files: tuple[str, ...] = Field(
         min_length=1,
-        description="CSV, JSON lines or Parquet, relative to the task file; or a folder of pictures, with one for each label",
+        description="CSV, JSON lines or Parquet, relative to the task file; or a folder of pictures, with one for each"
+        " label",
     )
     columns: Columns = Columns()
     split: Literal["random", "time"] = Field("random", description="time: the newest rows are the test part")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import timm
 import yaml
 from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
@@ -110,12 +111,19 @@ def _locate(backbone: Backbone) -> tuple[Path, str | None]:
     if local.is_dir():
         return local, None
     try:
-        folder = Path(snapshot_download(backbone.source, revision=backbone.revision, allow_patterns=list(WANTED)))
+        source = _hub_id(backbone.source)
+        folder = Path(snapshot_download(source, revision=backbone.revision, allow_patterns=list(WANTED)))
     except Exception as error:  # the hub's client raises many unrelated kinds
         raise ConfigError(
             f"the backbone {backbone.source} is no local folder and cannot be fetched: {error}"
         ) from error
     return folder, folder.name  # the hub keeps each snapshot under its commit
+
+
+def _hub_id(source: str) -> str:
+    """`source`, or where timm keeps the weights of a network that it knows by this name."""
+    known = timm.get_pretrained_cfg(source, allow_unregistered=False) if timm.is_model(source) else None
+    return str(known.hf_hub_id) if known and known.hf_hub_id else source
 
 
 def _check_licence(backbone: Backbone, licence: str | None) -> None:

@@ -362,6 +362,13 @@ def test_a_hub_id_is_fetched_at_its_revision_without_pickles(
     assert (card.source, card.revision) == ("someone/tiny", "0123abc")
     assert asked["revision"] == "main"
     assert not {"*.bin", "*.py"} & set(asked["allow_patterns"])  # type: ignore[call-overload]
+    for name, place in (("resnet50", "timm/resnet50.a1_in1k"), ("test_vit.r160_in1k", "timm/test_vit.r160_in1k")):
+        assert open_backbone(Backbone(source=name)).source == name
+        assert asked["source"] == place
+    open_backbone(Backbone(source="bert-base-uncased"))
+    assert asked["source"] == "bert-base-uncased"
+    with pytest.raises(ConfigError, match="Invalid pretrained tag"):
+        open_backbone(Backbone(source="resnet50.what"))
 
 
 def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
