@@ -211,8 +211,8 @@ class Export(Section):
     )
     accuracy_loss: Fraction = Field(
         0.005,
-        description="accuracy that int8 or fp16 may lose on the validation rows, rounded up to whole rows; of numbers:"
-        " deviations",
+        description="accuracy that int8 or fp16 may lose, as float32 expects it and as is measured beyond chance; of"
+        " numbers: deviations",
     )
     interval: Annotated[float, Field(ge=0.5, lt=1)] = Field(
         0.9, description="share of the truths that the intervals of numbers are to hold"

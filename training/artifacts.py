@@ -31,7 +31,6 @@ CALIBRATION = 64  # inputs
 # gain least: see docs/decisions.md.
 SPARED = 1 / 8
 SEED = 0
-TINY = 1e-9  # what shares of rows may be off by
 # Times `tolerance` that a GPU's fp16 may be from the CPU's, since both round, each elsewhere. From float32 the CPU's
 # was 1.0 times away (MiniLM, 390 rows); an artifact that is more than half of what is allowed away from it is dropped.
 ROUNDING = 10
@@ -74,23 +73,23 @@ def choose(
         quantize(folder / FP32, folder / INT8, batches)
         quantize_convolutions(folder / INT8, batches, SPARED)
         small = Measurement.of(folder / INT8, preprocessor, encodings).artifact(truth, reference, target)
-        failing = objections(small, plain, settings, target, len(truth)) + slowness(small, plain)
+        failing = objections(small, settings, target) + slowness(small, plain)
         artifacts["int8"] = _judged(folder, small, failing, "as good, faster, and its answers stand alone")
     if settings.fp16:
         halve(folder / FP32, folder / FP16)
         half = Measurement.of(folder / FP16, preprocessor, encodings).artifact(truth, reference, target)
         half = half.model_copy(update={"tolerance": ROUNDING * settings.tolerance})
-        failing = objections(half, plain, settings, target, len(truth)) + strangeness(half)
+        failing = objections(half, settings, target) + strangeness(half)
         artifacts["fp16"] = _judged(folder, half, failing, "as good, and its answers stand alone")
     return Choice(artifacts, _best(artifacts, "int8"), _best(artifacts, "fp16"))
 
 
-def objections(small: Artifact, plain: Artifact, settings: Export, target: Target, rows: int) -> list[str]:
-    """Why an artifact is not to be kept, on whatever it serves; empty when it is. Both were measured on `rows`."""
+def objections(small: Artifact, settings: Export, target: Target) -> list[str]:
+    """Why an artifact is not to be kept, on whatever it serves; empty when it is."""
     found = []
-    lost, allowed = target.lost(small, plain), target.may_lose(settings.accuracy_loss, rows)
-    if lost > allowed + TINY:
-        found.append(f"loses {lost:.4f} of {target.loses}, {allowed:.4g} is allowed")
+    lost = small.measured["lost"]
+    if not lost <= settings.accuracy_loss:
+        found.append(f"loses {lost:.4f} of {target.loses}, {settings.accuracy_loss} is allowed")
     difference, changed = small.measured["neighbour_difference"], small.measured["neighbour_labels_changed"]
     if not difference <= settings.tolerance or changed:
         found.append(f"answers depend on the batch: by up to {difference:.2g}, {changed} answers change")
@@ -155,6 +154,7 @@ class Measurement(NamedTuple):
             **target.quality(truth, target.read(self.answers)),
             largest_difference=target.answers.difference(self.answers, reference.answers, target.unit),
             measured={
+                "lost": target.lost(truth, self.answers, reference.answers),
                 "single_per_second": round(self.single_per_second, 1),
                 "batched_per_second": round(self.batched_per_second, 1),
                 "neighbour_difference": target.answers.difference(self.alone, self.mixed, target.unit),

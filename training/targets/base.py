@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from regraft.answers import Labels, Numbers
 from regraft.sections import Training, Value
-from regraft.versions import Artifact, Metric
+from regraft.versions import Metric
 from training import slices
 from training.baselines import Heuristic
 from training.data import Row
@@ -103,11 +103,8 @@ class Target(Protocol):
     def quality(self, truth: Read, read: Read) -> dict[str, float]:
         """The first of the figures, by its name, without its interval."""
 
-    def lost(self, small: Artifact, plain: Artifact) -> float:
-        """How much worse the first is than the second, in that figure and in `unit`; below 0 where it is better."""
-
-    def may_lose(self, share: float, rows: int) -> float:
-        """So much of it, as far as so many rows can tell."""
+    def lost(self, truth: Read, small: Columns, plain: Columns) -> float:
+        """How much worse the answers `small` are than `plain` in that figure, in `unit`, as far as so few rows tell."""
 
     def evaluate(self, truth: Read, read: Read, *, resamples: int, seed: int) -> dict[str, Metric]: ...
 

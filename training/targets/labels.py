@@ -1,6 +1,5 @@
 """One of the task's labels: probabilities, calibrated by a temperature."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from regraft.answers import Labels
 from regraft.sections import Training, Value
-from regraft.versions import Artifact, Metric
+from regraft.versions import Metric
 from training import baselines, calibrate, evaluate, losses, slices, value
 from training.baselines import Heuristic
 from training.data import Row
@@ -23,6 +22,7 @@ from training.outputs import Outputs
 from training.targets.base import Asked, Columns, Reals, Worst
 
 Ints = NDArray[np.int64]
+CHANCE = 1.96  # standard errors
 FIGURES = {"accuracy": "accuracy", "precision": "macro_precision", "recall": "macro_recall", "macro_f1": "macro_f1"}
 
 
@@ -85,12 +85,15 @@ class LabelTarget:
     def quality(self, truth: Ints, read: Ints) -> dict[str, float]:
         return {"accuracy": float(np.mean(read == truth))}
 
-    def lost(self, small: Artifact, plain: Artifact) -> float:
-        return (plain.accuracy or 0.0) - (small.accuracy or 0.0)
-
-    def may_lose(self, share: float, rows: int) -> float:
-        """Rounded up to whole rows: one that is answered otherwise may be chance."""
-        return math.ceil(round(share * rows, 6)) / rows
+    def lost(self, truth: Ints, small: Columns, plain: Columns) -> float:
+        """Accuracy, as `plain` expects it: where the two answer otherwise, its probability of its own answer less that
+        of the other. Few rows are, most of them nearly ties, so that which of the two is right is mostly chance. What
+        is measured counts by as much as it is beyond chance."""
+        ours, theirs = self.read(small), self.read(plain)
+        every = np.arange(len(truth))
+        expected = np.mean(plain[every, theirs] - plain[every, ours])
+        measured = np.mean(theirs == truth) - np.mean(ours == truth)
+        return float(np.maximum(expected, measured - CHANCE * np.sqrt(np.sum(ours != theirs)) / len(truth)))
 
     def evaluate(self, truth: Ints, read: Ints, *, resamples: int, seed: int) -> dict[str, Metric]:
         return evaluate.evaluate(truth, read, self.answers.names, resamples=resamples, seed=seed)

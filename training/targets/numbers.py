@@ -13,7 +13,7 @@ from torch import Tensor
 
 from regraft.answers import Numbers, in_words
 from regraft.sections import Training, Value
-from regraft.versions import Artifact, Metric
+from regraft.versions import Metric
 from training import baselines, intervals, losses, residuals, slices
 from training.baselines import Heuristic
 from training.data import Row
@@ -89,12 +89,9 @@ class NumberTarget:
     def quality(self, truth: Reals, read: Reals) -> dict[str, float]:
         return {"mae": float(np.mean(np.abs(read - truth)))}
 
-    def lost(self, small: Artifact, plain: Artifact) -> float:
-        return ((small.mae or 0.0) - (plain.mae or 0.0)) / self.unit
-
-    def may_lose(self, share: float, rows: int) -> float:
-        del rows
-        return share
+    def lost(self, truth: Reals, small: Columns, plain: Columns) -> float:
+        worse, better = (self.quality(truth, self.read(one))["mae"] for one in (small, plain))
+        return (worse - better) / self.unit
 
     def evaluate(self, truth: Reals, read: Reals, *, resamples: int, seed: int) -> dict[str, Metric]:
         return residuals.evaluate(truth, read, resamples=resamples, seed=seed)
