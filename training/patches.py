@@ -17,12 +17,11 @@ from training.replay import Row, hidden_of, holds
 class PatchEncoder(Encoder):
     """One is made by `of`."""
 
-    def __init__(self, model: Any, row: Row, pixels: Tensor) -> None:
+    def __init__(self, model: Any, row: Row, pixels: Tensor, width: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.width = model, width
         self._row, self._shape = row, tuple(pixels.shape[1:])
         self._positions = self.embed(pixels).states.shape[1]
-        self.width = int(model.num_features)
 
     @classmethod
     @torch.no_grad()
@@ -33,7 +32,7 @@ class PatchEncoder(Encoder):
         row = Row.of(model, lambda: model.forward_features(pixels))
         if 2 * _weights(row.layers) < _weights([model]):
             return None
-        encoder = cls(model, row, pixels)
+        encoder = cls(model, row, pixels, whole.shape[1])
         return encoder if holds(encoder, whole, pixels) else None
 
     @property
