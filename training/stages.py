@@ -70,6 +70,7 @@ def plan(settings: Training, layers: int, rows: int, rates: Rates, *, pictures: 
     epochs = settings.epochs or (EPOCHS_FEW if few or pictures else EPOCHS)
     revisit = settings.revisit or (REVISIT_FEW if few else REVISIT)
     settle = (SETTLE_FEW if few else SETTLE) if settings.settle is None else settings.settle
+    later = revisit, settle
     first = boundary_of(frozen, layers)
     objective = _objective(settings, rows, movable=first < layers or settings.adapter > 0)
     if objective == "contrast":
@@ -83,7 +84,7 @@ def plan(settings: Training, layers: int, rows: int, rates: Rates, *, pictures: 
         boundary = min(boundary_of(max(frozen - number * settings.thaw, 0), layers), stages[-1].boundary - 1)
         if boundary >= 0:
             lower = rates.head * settings.stage_decay**number
-            stages.append(Stage(boundary, settings.stage_epochs, lower, revisit, settle, layer_decay=rates.fall))
+            stages.append(Stage(boundary, settings.stage_epochs, lower, *later, layer_decay=rates.fall))
     if not settings.force:
         _refuse(settings, stages, layers, rows)
     return stages

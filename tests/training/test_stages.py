@@ -52,6 +52,7 @@ def test_where_no_layer_learns_what_stands_on_them_learns_for_longer_and_faster(
         head, *later = planned(Training(frozen=1.0, stages=2), layers, 10_000)
         assert (head.epochs, head.learning_rate, head.revisit, head.settle) == (40, 1e-2, 1.0, 0.0)
         assert [stage.learning_rate for stage in later] == pytest.approx([5e-5] * min(layers, 1))
+        assert [(stage.revisit, stage.settle) for stage in later] == [(0.5, 0.75)] * min(layers, 1)
     (adapter,) = planned(Training(frozen=1.0, adapter=2), LAYERS, 10_000)
     assert (adapter.epochs, adapter.learning_rate) == (40, 1e-3)
     (told,) = planned(Training(frozen=1.0, epochs=3, learning_rate=0.1, revisit=0.5, settle=0.2), LAYERS, 10_000)
