@@ -15,7 +15,7 @@ from training.replay import Row, hidden_of, holds
 
 
 class PatchEncoder(Encoder):
-    """One is made by `of`."""
+    """The model's own pass, cut between the layers that it calls one after the other; made by `of`."""
 
     def __init__(self, model: Any, row: Row, pixels: Tensor, width: int) -> None:
         super().__init__()
