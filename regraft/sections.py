@@ -143,7 +143,9 @@ class Training(Section):
         " for networks of pictures that do not normalise by batch",
     )
     schedule: Literal["cosine", "step"] = Field("cosine", description="how the rate falls within a stage")
-    drop_epochs: int = Field(4, ge=1, description="epochs after each of which the step schedule divides by ten")
+    drop_epochs: int = Field(
+        4, ge=1, description="epochs after each of which the step schedule divides by ten; in one as short, the last"
+    )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5, description="how much of the mean of gradients stays from batch to batch; 0.9 for pictures and numbers"
     )

@@ -75,6 +75,7 @@ def train(settings: Settings, run: str | None, thorough: bool) -> None:
     rest alone.
     """
     _share_the_processor()
+    from training.checkup import remarks
     from training.dataset import read_dataset
     from training.processes import join
     from training.train import fine_tune, take_part, tidy, version_folder
@@ -94,6 +95,7 @@ def train(settings: Settings, run: str | None, thorough: bool) -> None:
     else:
         click.echo(f"run {run}")
         dataset = read_dataset(task)
+        dataset = dataset.with_more(remarks(task, dataset.parts, settings.history))
         click.echo("\n".join(dataset.findings))
         manifest = fine_tune(task, dataset, folder, version=run, team=team, thorough=thorough)
         manifest = store.publish(version_folder(folder), manifest)

@@ -39,7 +39,8 @@ class Shift(NamedTuple):
 
 
 def in_training(rows: Sequence[Row], conditions: Sequence[str]) -> dict[str, Counter[str]]:
-    return {name: Counter(row.conditions[name] for row in rows if row.conditions[name]) for name in conditions}
+    """Rows that were reviewed say what their requests' metadata did, which may be nothing."""
+    return {name: Counter(value for row in rows if (value := row.conditions.get(name))) for name in conditions}
 
 
 def in_production(history: History, conditions: Sequence[str]) -> dict[str, Counter[str]]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from regraft.errors import DataError
 from regraft.sections import Data
@@ -23,6 +23,9 @@ class Dataset(NamedTuple):
     findings: list[str]
     card: dict[str, Any]
     weights: Mapping[str, float] = MappingProxyType({})  # of the rows, by id, that count for more than 1 in training
+
+    def with_more(self, findings: list[str]) -> Self:
+        return self._replace(findings=self.findings + findings)
 
 
 class Examined(NamedTuple):

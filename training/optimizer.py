@@ -38,14 +38,16 @@ def set_learning_rate(
 ) -> float:
     """For this step of the stage, from 0; returns the head's rate.
 
-    Linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter 2017) or a tenth after each `drop_epochs`.
+    Linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter 2017) or a tenth after each `drop_epochs`, which
+    in a stage that is no longer is before its last epoch.
     """
     total = calendar.ends[-1]
     warmup = max(1, round(total * settings.warmup))
     if step < warmup:
         factor = (step + 1) / warmup
     elif settings.schedule == "step":
-        factor = 0.1 ** (calendar.place(step)[0] // settings.drop_epochs)
+        drop = min(settings.drop_epochs, max(calendar.epochs - 1, 1))
+        factor = 0.1 ** (calendar.place(step)[0] // drop)
     else:
         factor = 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
     for group in optimizer.param_groups:

@@ -28,6 +28,7 @@ from regraft.settings import Settings
 from regraft.task import Task
 from regraft.versions import VersionStore
 from training import experiment, processes, report, retraining
+from training.checkup import remarks
 from training.dataset import read_dataset
 from training.train import fine_tune, version_folder
 
@@ -129,6 +130,8 @@ class Worker:
         seen = retraining.trained_on(production)
         newest_share, alike = self.task.retraining.newest_share, self.task.data.near_duplicates
         material = retraining.assemble(read_dataset(self.task), reviewed, seen, newest_share, alike)
+        said = remarks(self.task, material.dataset.parts, self.settings.history)
+        material = material._replace(dataset=material.dataset.with_more(said))
         return retraining.aimed(material, request.target)
 
     def start_experiment(self, outcome: CandidateRegistered) -> None:

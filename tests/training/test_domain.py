@@ -11,7 +11,8 @@ from regraft.task import Task
 from tests.training.conftest import examples, write_task
 from tests.training.test_conditions import prediction
 from training.backbone import open_backbone, open_tokenizer
-from training.checkup import check_up
+from training.checkup import check_up, remarks
+from training.data import Parts, Row
 from training.domain import text_shift
 
 
@@ -64,6 +65,18 @@ def test_the_check_up_says_what_differs_from_production_and_from_the_backbone(tm
         "2 conditions are not as frequent as in production:\n  shop 'phone': 0.0% of the training data, 100.0%" in notes
     )
     assert "of the tokens are unknown to the backbone" in notes
+
+
+def test_the_report_says_so_too_and_of_reviewed_rows_what_their_callers_said(tmp_path: Path, backbone: Path) -> None:
+    data = {"files": ["data.csv"], "columns": {"conditions": ["shop"]}}
+    task = Task.load(write_task(tmp_path, backbone, examples(30), data=data))
+    history = History(str(tmp_path / "history"))
+    history.write([Record("log", place, prediction({"shop": "phone"})) for place in range(1, 100)])
+    given = [Row(str(place), f"étrange {place}", "positive", "", conditions={"shop": "web"}) for place in range(90)]
+    reviewed = [Row("r1", "a", "positive", "", conditions={"shop": "phone"}), Row("r2", "b", "negative", "")]
+    said = remarks(task, Parts([*given, *reviewed], [], []), str(tmp_path / "history"))
+    assert any(line.startswith("  shop 'phone': 1.1% of the training data, 100.0% of production") for line in said)
+    assert any("of the tokens are unknown to the backbone" in line for line in said)
 
 
 def test_the_check_up_looks_at_rows_from_the_first_to_the_last(

@@ -327,6 +327,10 @@ def test_the_rate_warms_up_and_falls_and_is_lower_for_deeper_layers(task: Task, 
     steps = Training(schedule="step", drop_epochs=2, warmup=0.0)
     falling = [set_learning_rate(optimizer, stage, step, calendar, steps) for step in (1, 49, 50, 99)]
     assert falling == pytest.approx([1.0, 1.0, 0.1, 0.1])
+    short = Calendar(25, 10, 2), Training(schedule="step", warmup=0.0)
+    falling = [set_learning_rate(optimizer, stage, step, *short) for step in (24, 25, 34)]
+    assert falling == pytest.approx([1.0, 0.1, 0.1])
+    assert set_learning_rate(optimizer, stage, 24, Calendar(25, 10, 1), short[1]) == 1.0
 
 
 @pytest.mark.parametrize(("rows", "decay"), [(499, 1e-4), (500, 1e-3)])

@@ -40,7 +40,9 @@ def published(tmp_path_factory: pytest.TempPathFactory, backbone: Path) -> tuple
     folder = tmp_path_factory.mktemp("published")
     rows = [*examples(240), ("bad", "a box", "no such label"), ("again", examples(1)[0][1], "neutral")]
     file = write_task(folder, backbone, rows, training={"epochs": 2}, report={"scratch_seconds": 2})
-    result = regraft(file, "train", "--run", "first", "--thorough")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.domain.PIECES", 0.5)
+        result = regraft(file, "train", "--run", "first", "--thorough")
     assert result.exit_code == 0, result.output
     return Settings(task=file, home=folder / "home"), result
 
@@ -59,6 +61,7 @@ def test_train_says_what_it_found_and_how_good_it_got(published: tuple[Settings,
     said = published[1].output
     assert "unknown label 'no such label'" in said
     assert "inputs with more than one label (1)" in said
+    assert "the backbone breaks each word into" in said
     for row in (
         "version first",
         "at random",

@@ -30,6 +30,7 @@ from tests.training.conftest import FILLER, LABELS, examples, write_task
 from training import worker as worker_module
 from training.data import same_text
 from training.dataset import read_dataset
+from training.proof import Proof
 from training.train import fine_tune, version_folder
 from training.worker import Worker, open_worker, run_worker
 
@@ -112,7 +113,8 @@ def outcome(worker: Worker) -> Any:
     return only
 
 
-def test_a_request_ends_in_a_candidate_with_its_share(worker: Worker) -> None:
+def test_a_request_ends_in_a_candidate_with_its_share(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.domain.PIECES", 0.5)
     remember(worker, reviewed(240))
     asked = request(worker)
     assert worker.work()
@@ -123,6 +125,7 @@ def test_a_request_ends_in_a_candidate_with_its_share(worker: Worker) -> None:
     release = releases.current(worker.log)
     assert (release.production, release.candidate, release.share) == ("first", registered.version, 0.1)
     assert not worker.folder(asked).exists()
+    assert "the backbone breaks each word into" in Proof.load(worker.store.fetch(registered.version)).findings[-1]
     assert not worker.work()
 
 
