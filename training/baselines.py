@@ -34,7 +34,7 @@ def at_random(truth: Answers, rows: int, *, seed: int) -> Answers:
 
 
 def majority(truth: Ints, rows: int) -> Ints:
-    return np.full(rows, np.bincount(truth).argmax(), dtype=np.int64)
+    return np.full(rows, np.argmax(np.bincount(truth)), dtype=np.int64)
 
 
 def tf_idf(linear: Linear, train: Iterable[str], truth: Answers, test: Iterable[str]) -> Answers:

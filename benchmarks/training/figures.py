@@ -58,7 +58,7 @@ class Against:
             np.array([label for row in rows for label in getattr(row, name)], dtype=np.int64)
             for rows, name in ((ours, "truth"), (ours, "answers"), (theirs, "answers"))
         )
-        labels = [str(label) for label in range(int(truth.max()) + 1)]
+        labels = [str(label) for label in range(int(np.max(truth)) + 1)]
         found = compare(truth, first, second, labels, resamples=RESAMPLES, seed=0)
         pairs = [*zip(ours, theirs, strict=True)]
         return cls(

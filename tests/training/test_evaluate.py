@@ -139,7 +139,7 @@ def test_overconfidence_is_more_than_chance_and_the_temperature_gains() -> None:
 def test_a_temperature_is_undone_by_its_inverse() -> None:
     probabilities = np.array([[0.7, 0.2, 0.1]])
     np.testing.assert_allclose(warmer(warmer(probabilities, 2.0), 0.5), probabilities)
-    assert warmer(probabilities, 2.0).max() < 0.7
+    assert np.max(warmer(probabilities, 2.0)) < 0.7
 
 
 def test_baselines_learn_what_they_can() -> None:

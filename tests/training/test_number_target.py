@@ -34,4 +34,4 @@ def test_constants_and_chance_are_among_the_baselines() -> None:
     assert set(found["the median"]) == {1.0}
     assert np.abs(found["the median"] - truth).mean() < np.abs(found["the mean"] - truth).mean()
     frozen = found["frozen backbone, linear"]
-    assert (frozen.min(), frozen.max()) == (0, 10)
+    assert (np.min(frozen), np.max(frozen)) == (0.0, 10.0)
