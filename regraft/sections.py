@@ -99,6 +99,9 @@ class Augment(Section):
     )
     rotation: float = Field(10.0, ge=0, le=180, description="degrees, either way")
     zoom: Fraction = Field(0.1, description="nearer or further by this share")
+    crop: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.0, description="share of each side that is cut off, anywhere; what is left fills the picture"
+    )
     shift: Annotated[float, Field(ge=0, le=0.5)] = Field(0.05, description="share of the side, in any direction")
     colour: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of contrast, brightness and saturation")
     noise: Fraction = Field(0.01, description="standard deviation, as a share of what a pixel may be")

@@ -3,7 +3,7 @@
 The frozen layers run once, so what they see cannot change with each epoch: of each picture a few views are drawn
 beforehand, and each epoch takes another. A view depends on the seed, its number and the picture's content alone.
 
-    pixels as the network takes them -> mirrored beyond their edges -> turned, zoomed, moved, flipped in one step
+    pixels as the network takes them -> mirrored beyond their edges -> turned, zoomed, moved, cut, flipped at once
                                      -> contrast, brightness, saturation -> noise
 """
 
@@ -65,19 +65,28 @@ def _moved(pixels: Pixels, settings: Augment, chance: random.Random) -> Pixels:
     scale = (1 + settings.zoom) ** chance.uniform(-1, 1)
     across, down = (side * settings.shift * chance.uniform(-1, 1) for side in (width, height))
     flip = -1.0 if settings.flip and chance.random() < 0.5 else 1.0
-    if (turn, scale, across, down, flip) == (0.0, 1.0, 0.0, 0.0, 1.0):
+    (wide, column), (high, row) = (_cropped(side, settings, chance) for side in (width, height))
+    if (turn, scale, across, down, flip, wide, high) == (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0):
         return pixels
     reach = math.hypot(height, width) * (0.5 + settings.shift) * (1 + settings.zoom)  # from the middle to a corner
     edge = math.ceil(reach - min(height, width) / 2) + 1
-    wide = np.pad(pixels, ((edge, edge), (edge, edge), (0, 0)), mode="symmetric")
+    padded = np.pad(pixels, ((edge, edge), (edge, edge), (0, 0)), mode="symmetric")
     cos, sin = math.cos(turn) / scale, math.sin(turn) / scale
-    middle = (edge + width / 2, edge + height / 2)
-    a, b, d, e = flip * cos, flip * sin, -sin, cos
+    middle = (edge + column, edge + row)
+    a, b, d, e = flip * cos * wide, flip * sin * wide, -sin * high, cos * high
     left, top = width / 2 + across, height / 2 + down
     matrix = (a, b, middle[0] - a * left - b * top, d, e, middle[1] - d * left - e * top)
-    image = Image.fromarray(wide[:, :, 0] if channels == 1 else wide)
+    image = Image.fromarray(padded[:, :, 0] if channels == 1 else padded)
     found = image.transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     return np.asarray(found).reshape(pixels.shape)
+
+
+def _cropped(side: int, settings: Augment, chance: random.Random) -> tuple[float, float]:
+    """What share of a side stays, and where its middle is."""
+    if not settings.crop:
+        return 1.0, side / 2
+    off = settings.crop * chance.random()
+    return 1 - off, side / 2 + off * side * chance.uniform(-0.5, 0.5)
 
 
 def _lit(pixels: Reals, settings: Augment, chance: random.Random) -> Reals:

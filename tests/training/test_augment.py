@@ -73,6 +73,19 @@ def test_zoom_goes_both_ways() -> None:
     assert 0.28 < max(sizes) < 0.25 * 1.2**2 + 0.03
 
 
+def test_a_crop_shows_a_part_of_the_picture_and_nothing_beyond_it() -> None:
+    slope = np.repeat(np.arange(40, 200, 4, dtype=np.uint8)[None, :], 30, axis=0)[:, :, None]
+    crops = many(slope, only(crop=0.5), 60)
+    spans = [int(one.max()) - int(one.min()) for one in crops]
+    assert all(one.min() >= 40 and one.max() <= 196 for one in crops)
+    assert all((np.diff(one[:, :, 0].astype(int), axis=1) >= 0).all() for one in crops)
+    assert 156 * 0.5 - 4 <= min(spans) < 156 * 0.6
+    assert max(spans) > 156 * 0.9
+    assert len({int(one.min()) for one in crops}) > 10
+    bars = slope.transpose(1, 0, 2).copy()
+    assert min(int(one.max()) - int(one.min()) for one in many(bars, only(crop=0.5), 60)) < 156 * 0.6
+
+
 def test_colour_and_noise_leave_shapes_where_they_are() -> None:
     for settings in (only(colour=0.3), only(noise=0.05)):
         for one in many(PICTURE, settings):
