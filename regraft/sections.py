@@ -147,7 +147,10 @@ class Training(Section):
     )
     schedule: Literal["cosine", "step"] = Field("cosine", description="how the rate falls within a stage")
     drop_epochs: int = Field(
-        4, ge=1, description="epochs after each of which the step schedule divides by ten; in one as short, the last"
+        4,
+        ge=1,
+        description="epochs after each of which the step schedule divides by ten; a stage that is no longer has its"
+        " last epoch at a tenth",
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5, description="how much of the mean of gradients stays from batch to batch; 0.9 for pictures and numbers"
