@@ -149,8 +149,8 @@ class Training(Section):
     drop_epochs: int = Field(
         4,
         ge=1,
-        description="epochs after each of which the step schedule divides by ten; a stage that is no longer has its"
-        " last epoch at a tenth",
+        description="epochs after each of which the step schedule divides by ten; of several, but no more than these,"
+        " the last is at a tenth",
     )
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5, description="how much of the mean of gradients stays from batch to batch; 0.9 for pictures and numbers"

@@ -38,8 +38,8 @@ def set_learning_rate(
 ) -> float:
     """For this step of the stage, from 0; returns the head's rate.
 
-    Linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter 2017) or a tenth after each `drop_epochs`, which
-    in a stage that is no longer is before its last epoch.
+    Linear warm-up, then half a cosine down to 0 (Loshchilov and Hutter 2017) or a tenth after each `drop_epochs`; of
+    a stage of several epochs, but no more than these, the last is at a tenth.
     """
     total = calendar.ends[-1]
     warmup = max(1, round(total * settings.warmup))
